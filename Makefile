@@ -1,0 +1,34 @@
+PYTHON      ?= python3
+VENV        ?= .venv
+CONSTRAINTS ?= constraints.txt
+OUT         ?= out/demo
+
+PY    := $(VENV)/bin/python
+STAMP := $(VENV)/.installed
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: setup demo test lint clean
+
+setup: $(STAMP)
+
+# torch goes in first and by pip, so that nothing later replaces the build named in the constraints.
+$(STAMP): pyproject.toml $(CONSTRAINTS)
+	$(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install -q -c $(CONSTRAINTS) torch uv
+	$(PY) -m uv pip install -q --python $(PY) -c $(CONSTRAINTS) -e '.[test]' \
+	  || $(PY) -m pip install -q -c $(CONSTRAINTS) -e '.[test]'
+	@touch $@
+
+demo: setup
+	$(PY) -m nowcast demo --out $(OUT)
+
+test: lint
+	$(PY) -m pytest
+
+lint: setup
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+
+clean:
+	rm -rf $(VENV) out .mypy_cache .pytest_cache .ruff_cache *.egg-info

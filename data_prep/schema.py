@@ -1,0 +1,300 @@
+"""The contract of prepared radar data, and the only part of `data_prep` that `nowcast` builds on.
+
+A *rain array* is an `xarray.DataArray` named ``rainfall_rate`` with dims ``(time, y, x)``, float, in mm/h
+(``kg m-2 h-1``), NaN where there is no data and 0 where it is dry. Its coordinates are ``time``
+(datetime64, strictly increasing), cell centres ``x`` and ``y`` in metres, 2-D ``lat`` and ``lon``, and a
+scalar ``crs`` whose attributes are a CF grid mapping with ``crs_wkt`` and ``spatial_ref``.
+
+A *store* is a Zarr group that holds one rain array with the coordinate ``missing_times`` (the times of the
+regular clock for which there is no frame), and with what `REQUIRED_ATTRIBUTES` names.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyproj
+import xarray as xr
+
+VARIABLE = "rainfall_rate"
+PACKED_SCALE = 0.01
+"""mm/h for one step of the packed uint16."""
+PACKED_MISSING = 65535
+LARGEST_RATE = (PACKED_MISSING - 1) * PACKED_SCALE
+"""The largest rate a store can hold, mm/h."""
+
+RATE_ATTRIBUTES = {
+    "standard_name": "rainfall_flux",
+    "long_name": "rain rate",
+    "units": "kg m-2 h-1",
+    "grid_mapping": "crs",
+}
+RATE_UNITS = ("kg m-2 h-1", "mm h-1", "mm/h")
+REQUIRED_ATTRIBUTES = ("Conventions", "title", "license", "source", "history", "consistent_timestep_start")
+SPLITS = ("train", "validation", "test", "guard")
+"""Values of the coordinate ``split(time)``, by code. Frames of ``guard`` belong to no split."""
+GEOLOCATION_TOLERANCE = 1e-4
+"""Degrees by which stored latitude and longitude may differ from what the CRS says."""
+
+
+class RefusedInput(ValueError):
+    """An input that breaks a rule: says the rule, what came instead, and what to do about it, in one line.
+
+    Args:
+        rule: What has to hold.
+        came: What was found.
+        do: What the user can do.
+    """
+
+    def __init__(self, rule: str, *, came: object, do: str) -> None:
+        super().__init__(" ".join(f"{rule}; came: {came}; {do}".split()))
+
+
+def crs_variable(crs: pyproj.CRS) -> xr.DataArray:
+    """Scalar CF grid-mapping variable of a CRS, with ``crs_wkt`` and ``spatial_ref``."""
+    attributes = crs.to_cf()
+    return xr.DataArray(np.int32(0), attrs={**attributes, "spatial_ref": attributes["crs_wkt"]})
+
+
+def crs_of(array: xr.DataArray | xr.Dataset) -> pyproj.CRS:
+    """The CRS of a rain array.
+
+    Raises:
+        RefusedInput: If there is no coordinate ``crs`` with a ``crs_wkt`` that pyproj understands.
+    """
+    wkt = array.coords["crs"].attrs.get("crs_wkt") if "crs" in array.coords else None
+    if wkt is None:
+        raise RefusedInput(
+            "radar data carries its CRS in a scalar coordinate 'crs' with attribute crs_wkt",
+            came=f"coordinates {sorted(map(str, array.coords))}",
+            do="build the array with data_prep.schema.rain_array",
+        )
+    try:
+        return pyproj.CRS.from_wkt(wkt)
+    except pyproj.exceptions.CRSError as error:
+        raise RefusedInput(
+            "crs_wkt is well-known text that PROJ understands", came=error, do="repair the store"
+        ) from error
+
+
+def map_coordinates(x: np.ndarray, y: np.ndarray, crs: pyproj.CRS) -> dict[str, xr.DataArray]:
+    """The spatial coordinates of a grid: ``x, y, lat, lon, crs``.
+
+    Args:
+        x: Cell centres in metres, eastward, shape (X,).
+        y: Cell centres in metres, northward, shape (Y,).
+        crs: Projected CRS in metres.
+
+    Raises:
+        RefusedInput: If the CRS is not projected or its unit is not the metre.
+    """
+    if not crs.is_projected or {axis.unit_name for axis in crs.axis_info} != {"metre"}:
+        raise RefusedInput(
+            "a grid is projected and its unit is the metre",
+            came=f"{crs.name} in {', '.join(axis.unit_name for axis in crs.axis_info)}",
+            do="convert the projection and the coordinates in the reader",
+        )
+    x, y = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
+    transformer = pyproj.Transformer.from_crs(crs, crs.geodetic_crs, always_xy=True)
+    longitude, latitude = transformer.transform(*np.meshgrid(x, y))
+    return {
+        "y": xr.DataArray(y, dims="y", attrs=_axis("projection_y_coordinate", "Y")),
+        "x": xr.DataArray(x, dims="x", attrs=_axis("projection_x_coordinate", "X")),
+        "lat": xr.DataArray(
+            latitude, dims=("y", "x"), attrs={"standard_name": "latitude", "units": "degrees_north"}
+        ),
+        "lon": xr.DataArray(
+            longitude, dims=("y", "x"), attrs={"standard_name": "longitude", "units": "degrees_east"}
+        ),
+        "crs": crs_variable(crs),
+    }
+
+
+def _axis(standard_name: str, axis: str) -> dict[str, str]:
+    return {"standard_name": standard_name, "long_name": f"{axis.lower()} of projection", "units": "m",
+            "axis": axis}  # fmt: skip
+
+
+def rain_array(
+    values: np.ndarray, *, time: np.ndarray, x: np.ndarray, y: np.ndarray, crs: pyproj.CRS
+) -> xr.DataArray:
+    """Dress rain rates as a rain array.
+
+    Args:
+        values: mm/h, shape (time, y, x), NaN where there is no data.
+        time: datetime64, shape (time,).
+        x: Cell centres in metres, shape (x,).
+        y: Cell centres in metres, shape (y,).
+        crs: Projected CRS in metres.
+    """
+    return rain_array_on(values, time=time, coordinates=map_coordinates(x, y, crs))
+
+
+def rain_array_on(
+    values: np.ndarray, *, time: np.ndarray, coordinates: dict[str, xr.DataArray]
+) -> xr.DataArray:
+    """As `rain_array`, on spatial coordinates already made by `map_coordinates`."""
+    stamps = xr.DataArray(
+        np.asarray(time, dtype="datetime64[ns]"), dims="time", attrs={"standard_name": "time", "axis": "T"}
+    )
+    return xr.DataArray(
+        np.asarray(values, dtype=np.float32),
+        dims=("time", "y", "x"),
+        coords={"time": stamps, **coordinates},
+        name=VARIABLE,
+        attrs=RATE_ATTRIBUTES,
+    )
+
+
+def time_step(times: np.ndarray) -> np.timedelta64:
+    """The step of the regular clock behind a list of times: their smallest difference.
+
+    Raises:
+        RefusedInput: If there are fewer than two times or they do not strictly increase.
+    """
+    differences = np.diff(np.asarray(times, dtype="datetime64[ns]"))
+    if differences.size == 0 or differences.min() <= np.timedelta64(0):
+        raise RefusedInput(
+            "two or more frames in strictly increasing time are needed",
+            came=f"{len(times)} frame(s)" if differences.size == 0 else "times out of order or repeated",
+            do="give more frames, each once",
+        )
+    return differences.min()
+
+
+def missing_from_clock(times: np.ndarray, step: np.timedelta64) -> np.ndarray:
+    """Times of the regular clock between the first and the last frame that have no frame.
+
+    Raises:
+        RefusedInput: If a frame lies off the clock that the first frame and the step define.
+    """
+    times = np.asarray(times, dtype="datetime64[ns]")
+    off = times[(times - times[0]) % step != np.timedelta64(0)]
+    if off.size:
+        raise RefusedInput(
+            f"frames lie on a regular clock of {minutes(step):g} min from {iso(times[0])}",
+            came=f"{off.size} off it, first {iso(off[0])}",
+            do="set time_step to the archive's own step",
+        )
+    clock = np.arange(times[0], times[-1] + step, step)
+    return clock[~np.isin(clock, times)]
+
+
+def minutes(step: np.timedelta64) -> float:
+    """A time difference in minutes."""
+    return float(step / np.timedelta64(1, "s")) / 60
+
+
+def iso(time: np.datetime64) -> str:
+    """A time as ``2010-08-26T05:00`` (seconds only where they are not zero)."""
+    text = str(np.datetime64(time, "s"))
+    return text.removesuffix(":00")
+
+
+def open_store(path: str | Path) -> xr.Dataset:
+    """Open a store lazily, as plain xarray would.
+
+    Raises:
+        RefusedInput: If there is no Zarr store at the path or it holds no rain array.
+    """
+    path = Path(path)
+    if not (path / "zarr.json").is_file():
+        raise RefusedInput(
+            "a radar store is a Zarr v3 directory",
+            came=f"{path} ({'no zarr.json in it' if path.exists() else 'does not exist'})",
+            do="make one with: nowcast prep",
+        )
+    dataset = xr.open_zarr(path, chunks=None, consolidated=False, decode_timedelta=False)
+    if VARIABLE not in dataset or dataset[VARIABLE].dims != ("time", "y", "x"):
+        raise RefusedInput(
+            f"a radar store holds {VARIABLE}(time, y, x)",
+            came=f"{path} with {sorted(map(str, dataset.data_vars))}",
+            do="make one with: nowcast prep",
+        )
+    return dataset
+
+
+def open_radar(path: str | Path) -> xr.DataArray:
+    """Open the rain array of a store: lazy, mm/h, NaN where there is no data.
+
+    Raises:
+        RefusedInput: If there is no radar store at the path.
+    """
+    array = open_store(path)[VARIABLE]
+    array.attrs.setdefault("store", str(path))
+    return array
+
+
+def validate(dataset: xr.Dataset) -> list[str]:
+    """Everything in which the layout of a dataset departs from the contract, one finding a line."""
+    if VARIABLE not in dataset.data_vars:
+        return [f"variable {VARIABLE} is absent; there are {sorted(map(str, dataset.data_vars))}"]
+    array = dataset[VARIABLE]
+    if array.dims != ("time", "y", "x"):
+        return [f"{VARIABLE} has dims {array.dims}, not ('time', 'y', 'x')"]
+    findings = [f"coordinate {name} is absent" for name in ("time", "y", "x", "lat", "lon", "crs")
+                if name not in array.coords]  # fmt: skip
+    if findings:
+        return findings
+    return [*_attribute_findings(dataset), *_time_findings(dataset), *_grid_findings(array)]
+
+
+def _attribute_findings(dataset: xr.Dataset) -> list[str]:
+    array = dataset[VARIABLE]
+    findings = [f"attribute {name} is absent" for name in REQUIRED_ATTRIBUTES if not dataset.attrs.get(name)]
+    if array.dtype.kind != "f":
+        findings.append(f"{VARIABLE} decodes to {array.dtype}, not to a float")
+    for name in ("standard_name", "grid_mapping"):
+        if array.attrs.get(name) != RATE_ATTRIBUTES[name]:
+            findings.append(
+                f"{VARIABLE}.{name} is {array.attrs.get(name)!r}, not {RATE_ATTRIBUTES[name]!r}"
+            )
+    if array.attrs.get("units") not in RATE_UNITS:
+        findings.append(f"{VARIABLE}.units is {array.attrs.get('units')!r}, not one of {RATE_UNITS}")
+    return findings
+
+
+def _time_findings(dataset: xr.Dataset) -> list[str]:
+    times = dataset["time"].values
+    if times.size < 2:
+        return [f"{times.size} frame(s): an archive has two or more"]
+    if (np.diff(times) <= np.timedelta64(0)).any():
+        return ["time does not strictly increase"]
+    step = time_step(times)
+    try:
+        gaps = missing_from_clock(times, step)
+    except RefusedInput as error:
+        return [str(error)]
+    if "missing_times" not in dataset.coords:
+        return [] if gaps.size == 0 else [f"coordinate missing_times is absent, {gaps.size} gap(s)"]
+    named = dataset["missing_times"].values
+    findings = [f"missing_times names {iso(t)}, for which there is a frame" for t in np.intersect1d(named, times)]
+    findings += [f"no frame at {iso(t)} and missing_times does not name it" for t in np.setdiff1d(gaps, named)]
+    return findings
+
+
+def _grid_findings(array: xr.DataArray) -> list[str]:
+    findings = []
+    for name in ("x", "y"):
+        values, attributes = array[name].values, array[name].attrs
+        spacing = np.diff(values)
+        if spacing.size == 0 or not np.allclose(spacing, spacing[0], rtol=1e-3) or spacing[0] == 0:
+            findings.append(f"{name} is not evenly spaced")
+        if attributes.get("units") != "m" or "standard_name" not in attributes:
+            findings.append(f"{name} lacks units 'm' or standard_name")
+    try:
+        crs = crs_of(array)
+        from_cf = pyproj.CRS.from_cf(
+            {k: v for k, v in array["crs"].attrs.items() if k not in ("crs_wkt", "spatial_ref")}
+        )
+    except (RefusedInput, pyproj.exceptions.CRSError, KeyError) as error:
+        return [*findings, f"crs: {error}"]
+    corners = {name: np.unique(np.linspace(0, array.sizes[name] - 1, 3).astype(int)) for name in ("y", "x")}
+    part = array.isel(corners)
+    for origin, candidate in (("crs_wkt", crs), ("CF grid mapping", from_cf)):
+        expected = map_coordinates(part["x"].values, part["y"].values, candidate)
+        error = max(float(np.abs(expected[name].values - part[name].values).max()) for name in ("lat", "lon"))
+        if not error <= GEOLOCATION_TOLERANCE:
+            findings.append(f"lat/lon differ from {origin} by {error:.2g} degrees")
+    return findings
