@@ -1,1 +1,1 @@
-"""Radar archives become documented Zarr. Start at `data_prep.pipeline`; the contract is `data_prep.schema`."""
+"""Radar archives become documented Zarr: `pipeline` is the recipe, `schema` the contract."""

@@ -112,8 +112,12 @@ def map_coordinates(x: np.ndarray, y: np.ndarray, crs: pyproj.CRS) -> dict[str, 
 
 
 def _axis(standard_name: str, axis: str) -> dict[str, str]:
-    return {"standard_name": standard_name, "long_name": f"{axis.lower()} of projection", "units": "m",
-            "axis": axis}  # fmt: skip
+    return {
+        "standard_name": standard_name,
+        "long_name": f"{axis.lower()} of the projection",
+        "units": "m",
+        "axis": axis,
+    }
 
 
 def rain_array(
@@ -188,7 +192,7 @@ def minutes(step: np.timedelta64) -> float:
 
 def iso(time: np.datetime64) -> str:
     """A time as ``2010-08-26T05:00`` (seconds only where they are not zero)."""
-    text = str(np.datetime64(time, "s"))
+    text = str(time.astype("datetime64[s]"))
     return text.removesuffix(":00")
 
 
@@ -247,9 +251,7 @@ def _attribute_findings(dataset: xr.Dataset) -> list[str]:
         findings.append(f"{VARIABLE} decodes to {array.dtype}, not to a float")
     for name in ("standard_name", "grid_mapping"):
         if array.attrs.get(name) != RATE_ATTRIBUTES[name]:
-            findings.append(
-                f"{VARIABLE}.{name} is {array.attrs.get(name)!r}, not {RATE_ATTRIBUTES[name]!r}"
-            )
+            findings.append(f"{VARIABLE}.{name} is {array.attrs.get(name)!r}, not {RATE_ATTRIBUTES[name]!r}")
     if array.attrs.get("units") not in RATE_UNITS:
         findings.append(f"{VARIABLE}.units is {array.attrs.get('units')!r}, not one of {RATE_UNITS}")
     return findings
@@ -269,9 +271,11 @@ def _time_findings(dataset: xr.Dataset) -> list[str]:
     if "missing_times" not in dataset.coords:
         return [] if gaps.size == 0 else [f"coordinate missing_times is absent, {gaps.size} gap(s)"]
     named = dataset["missing_times"].values
-    findings = [f"missing_times names {iso(t)}, for which there is a frame" for t in np.intersect1d(named, times)]
-    findings += [f"no frame at {iso(t)} and missing_times does not name it" for t in np.setdiff1d(gaps, named)]
-    return findings
+    both, unnamed = np.intersect1d(named, times), np.setdiff1d(gaps, named)
+    return [
+        *(f"missing_times names {iso(time)}, for which there is a frame" for time in both),
+        *(f"no frame at {iso(time)} and missing_times does not name it" for time in unnamed),
+    ]
 
 
 def _grid_findings(array: xr.DataArray) -> list[str]:
@@ -294,7 +298,7 @@ def _grid_findings(array: xr.DataArray) -> list[str]:
     part = array.isel(corners)
     for origin, candidate in (("crs_wkt", crs), ("CF grid mapping", from_cf)):
         expected = map_coordinates(part["x"].values, part["y"].values, candidate)
-        error = max(float(np.abs(expected[name].values - part[name].values).max()) for name in ("lat", "lon"))
-        if not error <= GEOLOCATION_TOLERANCE:
-            findings.append(f"lat/lon differ from {origin} by {error:.2g} degrees")
+        miss = max(float(np.abs(expected[name].values - part[name].values).max()) for name in ("lat", "lon"))
+        if not miss <= GEOLOCATION_TOLERANCE:
+            findings.append(f"lat/lon differ from {origin} by {miss:.2g} degrees")
     return findings

@@ -1,0 +1,186 @@
+"""Radar files become frames: one module per file format, found by content.
+
+A *frame* is an `xarray.DataArray` with dims ``(y, x)``, north first, float32, in the unit of the file:
+``units`` is ``mm`` (with ``accumulation_minutes``), ``dBZ`` or ``mm h-1``. NaN is no data; dry is 0 mm, 0 mm
+h-1 or -inf dBZ. Its coordinates are those of `data_prep.schema.map_coordinates` and a scalar ``time`` (UTC;
+the end of an accumulation) from the header, not from the file name.
+
+Another package adds a format by an entry point of the group ``nowcast.readers`` that names a `Reader`.
+"""
+
+from __future__ import annotations
+
+import gzip
+import logging
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple, cast
+
+import numpy as np
+import xarray as xr
+from pyproj.exceptions import ProjError
+
+from data_prep.schema import RefusedInput
+
+GROUP = "nowcast.readers"
+BUILT_IN = (
+    EntryPoint("knmi_hdf5", "data_prep.readers.knmi_hdf5:READER", GROUP),
+    EntryPoint("fmi_pgm", "data_prep.readers.fmi_pgm:READER", GROUP),
+)
+HEAD_BYTES = 4096
+"""How much of a file's content a reader sees when it is asked whether the file is its own."""
+
+logger = logging.getLogger(__name__)
+
+
+class Reader(NamedTuple):
+    """One file format.
+
+    Attributes:
+        name: Name of the format.
+        detect: Whether a file is of this format, from the first `HEAD_BYTES` of its content (decompressed)
+            and its path. Refuses a file that it knows but that is damaged.
+        read_time: Time of the frame, from the header alone.
+        read: The frame. Both refuse a file with `RefusedInput`.
+    """
+
+    name: str
+    detect: Callable[[bytes, Path], bool]
+    read_time: Callable[[Path], np.datetime64]
+    read: Callable[[Path], xr.DataArray]
+
+
+def find_reader(path: str | Path) -> Reader:
+    """The reader for a file, found by its content.
+
+    Raises:
+        RefusedInput: If there is no such file, it is empty or damaged, or no reader knows its content.
+    """
+    path = Path(path)
+    with open_content(path) as content:
+        head = content.read(HEAD_BYTES)
+    if not head:
+        raise RefusedInput("a radar file has content", came=f"{path} is empty", do="fetch the file again")
+    for reader in _readers().values():
+        if reader.detect(head, path):
+            return reader
+    raise RefusedInput(
+        f"a radar file is of a known format ({', '.join(_readers())})",
+        came=f"{path}, which begins with {head[:16]!r}",
+        do=f"leave it out, or add a reader by an entry point of the group {GROUP}",
+    )
+
+
+def get_reader(name: str) -> Reader:
+    """The reader of a name.
+
+    Raises:
+        RefusedInput: If there is none of that name.
+    """
+    if name not in _readers():
+        raise RefusedInput(f"a reader is one of {', '.join(_readers())}", came=name, do="choose one of them")
+    return _readers()[name]
+
+
+def read(path: str | Path) -> xr.DataArray:
+    """Read a radar file of any known format.
+
+    Returns:
+        A frame, dims (y, x), in the unit of the file.
+
+    Raises:
+        RefusedInput: If the file is absent, damaged, of an unknown format, or its header lacks something.
+    """
+    return find_reader(path).read(Path(path))
+
+
+@contextmanager
+def open_content(path: Path) -> Iterator[BinaryIO]:
+    """Open a file for reading, looking through gzip; whatever goes wrong inside is refused by name.
+
+    Raises:
+        RefusedInput: If the file cannot be opened, or its compressed content is cut short or damaged.
+    """
+    try:
+        with path.open("rb") as raw:
+            compressed = raw.read(2) == b"\x1f\x8b"
+            raw.seek(0)
+            yield cast(BinaryIO, gzip.GzipFile(fileobj=raw)) if compressed else raw
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise damaged(path, error) from error
+    except OSError as error:
+        raise RefusedInput(
+            "a radar file can be opened", came=f"{path} ({error.strerror or error})", do="check the path"
+        ) from error
+
+
+def damaged(path: Path, finding: object) -> RefusedInput:
+    """The refusal of a file that is cut short or corrupt."""
+    return RefusedInput(
+        "a radar file is complete", came=f"{path} ({finding})", do="fetch the file again, or leave it out"
+    )
+
+
+def incomplete(path: Path, finding: object) -> RefusedInput:
+    """The refusal of a file whose header lacks something or says what this reader does not handle."""
+    return RefusedInput(
+        "the header of a radar file says what the reader needs",
+        came=f"{path} ({finding})",
+        do="compare it with a file that is read, or leave it out",
+    )
+
+
+def frame(
+    values: np.ndarray, *, time: np.datetime64, coordinates: dict[str, xr.DataArray], attributes: dict
+) -> xr.DataArray:
+    """Dress the values of one file as a frame.
+
+    Args:
+        values: float32, shape (Y, X), north first.
+        time: Time of the frame, UTC.
+        coordinates: Of `data_prep.schema.map_coordinates`.
+        attributes: With ``units`` and, for ``mm``, ``accumulation_minutes``.
+    """
+    stamp = xr.DataArray(time.astype("datetime64[ns]"), attrs={"standard_name": "time"})
+    bare = xr.DataArray(values, dims=("y", "x"), attrs={**attributes, "grid_mapping": "crs"})
+    # Not by the constructor, which copies latitude and longitude for every frame.
+    return bare.assign_coords({"time": stamp, **coordinates})
+
+
+def locate(
+    coordinates_of: Callable[[Any], dict[str, xr.DataArray]], grid: Any, path: Path
+) -> dict[str, xr.DataArray]:
+    """The coordinates of a grid for one file, from a function that remembers them for the next.
+
+    Args:
+        coordinates_of: Cached; makes the coordinates, or raises ValueError with its finding.
+        grid: Its argument, the geometry in the header.
+        path: The file, for the refusal.
+
+    Raises:
+        RefusedInput: If PROJ or the function finds the geometry contradictory.
+    """
+    try:
+        coordinates = coordinates_of(grid)
+    except (ValueError, ProjError) as error:
+        raise incomplete(path, error) from error
+    for name in ("lat", "lon"):
+        # Frames share these arrays.
+        coordinates[name].values.flags.writeable = False
+    return coordinates
+
+
+@lru_cache(maxsize=1)
+def _readers() -> dict[str, Reader]:
+    """Readers by name; a plug-in that cannot be loaded is named in the log and left out."""
+    readers = {}
+    for entry in (*BUILT_IN, *entry_points(group=GROUP)):
+        try:
+            readers[entry.name] = entry.load()
+        except (ImportError, AttributeError) as error:
+            logger.warning("reader %s (%s) cannot be loaded: %s", entry.name, entry.value, error)
+    return readers

@@ -1,0 +1,439 @@
+"""The command ``nowcast``. Heavy imports happen inside the commands, so that help is quick."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+DONE, REFUSED, WRONG_USAGE = 0, 1, 2
+
+
+def demo(out: str = "out/demo", train_seconds: float = 75.0, seed: int = 1) -> int:
+    """Run the whole chain on embedded synthetic radar: store, training, forecast, scores, maps.
+
+    Args:
+        out: Folder for everything that is made.
+        train_seconds: Time for training, s.
+        seed: Of the rain, the training and the members.
+    """
+    from nowcast.demo import run_demo
+
+    run_demo(Path(out), train_seconds=train_seconds, seed=seed)
+    return DONE
+
+
+def check(path: str) -> int:
+    """Check a radar store or a forecast file: contract, range and gaps.
+
+    Args:
+        path: RADAR.zarr or FORECAST.nc.
+    """
+    from nowcast.checks import check_forecast, check_store
+
+    facts, findings = check_forecast(path) if path.endswith(".nc") else check_store(path)
+    for line in facts:
+        print(line)
+    for line in findings:
+        print(f"FINDING: {line}")
+    print(f"{path}: {len(findings)} finding(s)" if findings else f"{path}: good")
+    return REFUSED if findings else DONE
+
+
+def forecast(
+    model: str,
+    source: str,
+    output: str,
+    time: str = "latest",
+    members: int = 20,
+    lead_steps: int = 18,
+    seed: int = 0,
+    prep: str | None = None,
+    allow_dry: bool = False,  # noqa: FBT001, FBT002
+    device: str = "cpu",
+) -> int:
+    """Forecast from the frames up to a time and write a CF NetCDF file with all members.
+
+    Args:
+        model: persistence, extrapolation, or a checkpoint file.
+        source: RADAR.zarr, or a folder of radar files (then --prep says how to read them).
+        output: Forecast file to write.
+        time: Time of the last frame to use, ISO 8601 in UTC, or latest.
+        members: Ensemble size; a deterministic model makes one.
+        lead_steps: Future frames.
+        seed: With the reference time, all that a member depends on.
+        prep: Prep configuration for a folder of radar files.
+        allow_dry: Write a forecast even if no frame of the context holds rain.
+        device: Where to compute, as torch names devices.
+    """
+    from nowcast.load import load_forecaster
+    from nowcast.products import forecast_to_file
+
+    forecaster = load_forecaster(model, device=device)
+    context = _context(source, time, forecaster.context_frames, prep)
+    if not allow_dry:
+        _refuse_dry(context)
+    forecast_to_file(output, forecaster, context, lead_steps=lead_steps, members=members, seed=seed)
+    count = forecaster.member_count(members)
+    print(f"{output}: {count} member(s), {lead_steps} lead times, by {forecaster.name}")
+    return DONE
+
+
+def verify(
+    model: list[str],
+    store: str,
+    output: str,
+    reference: str = "persistence",
+    part: Literal["held_out", "all", "train", "validation", "test"] = "held_out",
+    stride: int = 1,
+    members: int = 20,
+    lead_steps: int = 18,
+    seed: int = 0,
+    device: str = "cpu",
+) -> int:
+    """Score models on hindcasts from a store: table, scores.nc and scores.png.
+
+    Args:
+        model: Model to score: persistence, extrapolation or a checkpoint, also as NAME=CHECKPOINT; repeat
+            the option for more.
+        store: RADAR.zarr.
+        output: Folder for the scores.
+        reference: Model that skill is measured against.
+        part: Frames to use; held_out leaves out every window with a training frame.
+        stride: Every how many-th start to take.
+        members: Ensemble size of every model that is not deterministic.
+        lead_steps: Future frames.
+        seed: Of the members.
+        device: Where to compute, as torch names devices.
+    """
+    from data_prep.schema import iso, open_radar
+    from nowcast.evaluation import evaluate, scored, skill_table, valid_starts
+    from nowcast.plotting import plot_scores, save_figure
+
+    forecasters = _named_forecasters([reference, *model], device)
+    frames = max(forecaster.context_frames for forecaster in forecasters.values())
+    radar = open_radar(store)
+    starts = valid_starts(radar, context_frames=frames, lead_steps=lead_steps, stride=stride, part=part)
+    sums = evaluate(forecasters, radar, starts, lead_steps=lead_steps, members=members, seed=seed)
+    first = next(iter(forecasters))
+    scores = scored(sums, first).assign_attrs(store=store, part=part, members=members, seed=seed)
+    folder = Path(output)
+    folder.mkdir(parents=True, exist_ok=True)
+    sums.to_netcdf(folder / "sums.nc")
+    scores.to_netcdf(folder / "scores.nc")
+    save_figure(plot_scores(scores, variables=("crps", "mae", "csi", "bias")), folder / "scores.png")
+    print(f"{len(starts)} cases from {iso(starts[0])} to {iso(starts[-1])}, part {part} of {store}\n")
+    print(skill_table(sums, [first]))
+    print(f"\n{folder}: scores.nc, sums.nc, scores.png")
+    return DONE
+
+
+def plot(
+    forecast: str, output: str, store: str | None = None, lead_minutes: int | None = None,
+    threshold: float = 1.0,
+) -> int:  # fmt: skip
+    """Draw a forecast file: maps as .png, a loop of the ensemble mean as .gif or .webp.
+
+    Args:
+        forecast: Forecast file.
+        output: Picture to write.
+        store: RADAR.zarr with what was observed, drawn beside the forecast.
+        lead_minutes: Draw one large map of the ensemble mean at this lead time instead of the panel.
+        threshold: Of the exceedance probability, mm/h.
+    """
+    from data_prep.schema import open_radar
+    from nowcast.plotting import animate, plot_map, plot_panel, save_figure
+    from nowcast.products import read_forecast
+
+    ensemble = read_forecast(forecast)
+    observed = open_radar(store) if store else None
+    mean = ensemble.mean("realization", keep_attrs=True)
+    if Path(output).suffix in (".gif", ".webp"):
+        animate(mean, output)
+    elif lead_minutes is None:
+        save_figure(plot_panel(observed, ensemble, threshold=threshold), output)
+    else:
+        save_figure(plot_map(_at_lead(mean, lead_minutes)).figure, output)
+    print(output)
+    return DONE
+
+
+def doctor() -> int:
+    """Say what this machine offers: versions, devices, memory, and what the networks need."""
+    from nowcast.checks import examine_environment
+
+    facts, findings = examine_environment()
+    for line in facts:
+        print(line)
+    for line in findings:
+        print(f"FINDING: {line}")
+    return REFUSED if findings else DONE
+
+
+def prep(source: str, store: str, recipe: Callable[[], Any]) -> int:
+    """Turn a folder of radar files into a store, or append what is new to one."""
+    from data_prep.pipeline import prepare
+
+    written = prepare(source, store, recipe())
+    print(f"{store}: {written} new frame(s)")
+    return DONE
+
+
+def train(argv: Sequence[str]) -> int:
+    """Train networks; the subcommands and options are those of Lightning's command line."""
+    from pytorch_lightning.cli import LightningCLI
+
+    from nowcast.datamodule import RadarDataModule
+    from nowcast.gan import NowcastGAN
+
+    warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
+    cli = LightningCLI(
+        NowcastGAN,
+        RadarDataModule,
+        args=list(argv),
+        seed_everything_default=0,
+        save_config_kwargs={"overwrite": True},
+        parser_kwargs={"prog": "nowcast train", "default_env": False},
+    )
+    saved = getattr(cli.trainer.checkpoint_callback, "last_model_path", "") or getattr(
+        cli.trainer.checkpoint_callback, "best_model_path", ""
+    )
+    if saved:
+        print(f"checkpoint: {saved}")
+    return DONE
+
+
+COMMANDS: dict[str, Callable[..., int]] = {
+    "demo": demo, "prep": prep, "check": check, "train": train, "forecast": forecast, "verify": verify,
+    "plot": plot, "doctor": doctor,
+}  # fmt: skip
+POSITIONAL = {"check": ("path",), "plot": ("forecast",)}
+"""Arguments given without an option's name."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; the exit status is 0 done, 1 a finding or a refused input, 2 wrong usage."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in arguments
+    arguments = [argument for argument in arguments if argument != "--debug"]
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_help())
+        return DONE if arguments else WRONG_USAGE
+    name, *rest = arguments
+    if name == "--version":
+        from importlib.metadata import version
+
+        print(f"nowcast {version('nowcast')}")
+        return DONE
+    if name not in COMMANDS:
+        print(f"nowcast: no command '{name}'; there are {', '.join(COMMANDS)}", file=sys.stderr)
+        return WRONG_USAGE
+    try:
+        run = PARSERS.get(name, _parse_signature)(name, rest)
+        return _run(name, run, debug=debug)
+    except SystemExit as stop:  # argparse: help and usage errors
+        return stop.code if isinstance(stop.code, int) else WRONG_USAGE
+
+
+def _run(name: str, command: Callable[[], int], *, debug: bool) -> int:
+    """Run a parsed command; a refused input becomes one line."""
+    from data_prep.schema import RefusedInput
+
+    _set_up_logging()
+    try:
+        return command()
+    except RefusedInput as error:
+        if debug:
+            raise
+        print(f"nowcast {name}: {error}", file=sys.stderr)
+    except KeyboardInterrupt:
+        print(f"nowcast {name}: stopped", file=sys.stderr)
+    return REFUSED
+
+
+def read_recipe(path: str) -> Any:
+    """Read a prep configuration file.
+
+    Raises:
+        RefusedInput: If there is no such file.
+    """
+    from data_prep.schema import RefusedInput
+
+    if not Path(path).is_file():
+        raise RefusedInput("--prep is a prep configuration file", came=path, do="see configs/prep")
+    parser = _recipe_parser(required=False)
+    return _as_recipe(parser, parser.parse_args(["--config", path]))
+
+
+def _parse_signature(name: str, argv: Sequence[str]) -> Callable[[], int]:
+    """Parse the options of a command that are the signature of its function."""
+    from jsonargparse import ArgumentParser
+
+    command = COMMANDS[name]
+    parser = ArgumentParser(prog=f"nowcast {name}", description=_summary(command))
+    for argument in POSITIONAL.get(name, ()):
+        parser.add_argument(argument, type=str)
+    parser.add_function_arguments(command, skip=set(POSITIONAL.get(name, ())), fail_untyped=True)
+    return partial(command, **parser.parse_args(_joined(argv)).as_dict())
+
+
+def _parse_recipe(name: str, argv: Sequence[str]) -> Callable[[], int]:  # noqa: ARG001
+    """Parse the options of ``prep``, which are those of a recipe."""
+    parser = _recipe_parser()
+    settings = parser.parse_args(argv)
+    return partial(prep, settings.source, settings.store, lambda: _as_recipe(parser, settings))
+
+
+def _pass_on(name: str, argv: Sequence[str]) -> Callable[[], int]:
+    """Leave the options of ``train`` to Lightning."""
+    return partial(COMMANDS[name], argv)
+
+
+def _joined(argv: Sequence[str]) -> list[str]:
+    """Let ``--model A --model B`` mean both: the parser's own form for that is ``--model+ A``."""
+    several = sum(argument.split("=")[0] == "--model" for argument in argv) > 1
+    return [
+        argument.replace("--model", "--model+", 1)
+        if argument.split("=")[0] == "--model" and several
+        else argument
+        for argument in argv
+    ]
+
+
+def _recipe_parser(*, required: bool = True) -> Any:
+    from jsonargparse import ArgumentParser
+
+    from data_prep.pipeline import Recipe
+
+    parser = ArgumentParser(prog="nowcast prep", description=_summary(prep))
+    parser.add_argument("--config", action="config", help="Prep configuration, as in configs/prep.")
+    parser.add_argument("--source", type=str, required=required, help="Folder of radar files.")
+    parser.add_argument("--store", type=str, required=required, help="Zarr store to make or to append to.")
+    parser.add_class_arguments(Recipe)
+    return parser
+
+
+def _as_recipe(parser: Any, settings: Any) -> Any:
+    from dataclasses import fields
+
+    from data_prep.pipeline import Recipe
+
+    values = parser.instantiate_classes(settings)
+    return Recipe(**{field.name: values[field.name] for field in fields(Recipe)})
+
+
+def _context(source: str, time: str, frames: int, prep: str | None) -> Any:
+    """The frames up to a time, from a store or from a folder of radar files."""
+    import numpy as np
+
+    from data_prep.pipeline import read_latest
+    from data_prep.schema import RefusedInput, open_radar
+    from nowcast.evaluation import context_at
+
+    try:
+        instant = None if time == "latest" else np.datetime64(time.removesuffix("Z"), "ns")
+    except ValueError as error:
+        raise RefusedInput(
+            "--time is ISO 8601 in UTC or latest", came=time, do="as 2010-08-26T05:00"
+        ) from error
+    if prep is not None:
+        return read_latest(source, read_recipe(prep), frames=frames, time=instant)
+    radar = open_radar(source)
+    return context_at(radar, radar["time"].values[-1] if instant is None else instant, frames)
+
+
+def _refuse_dry(context: Any) -> None:
+    """Refuse a context without rain: a forecast from it says nothing that the context does not.
+
+    Raises:
+        RefusedInput: If no observed cell of any frame holds rain.
+    """
+    from data_prep.schema import RefusedInput, iso
+
+    observed = context.notnull()
+    if bool(observed.any()) and not bool((context > 0).any()):
+        times = context["time"].values
+        raise RefusedInput(
+            "a context holds rain in one cell or more",
+            came=f"{times.size} dry frames up to {iso(times[-1])}",
+            do="choose another time, or --allow_dry true to write the dry forecast",
+        )
+
+
+def _at_lead(mean: Any, lead_minutes: int) -> Any:
+    """The field at a lead time.
+
+    Raises:
+        RefusedInput: If the forecast does not have it.
+    """
+    import numpy as np
+
+    from data_prep.schema import RefusedInput
+
+    leads = (mean["lead_time"].values / np.timedelta64(1, "m")).astype(int)
+    if lead_minutes not in leads:
+        raise RefusedInput(
+            f"--lead_minutes is one of {', '.join(map(str, leads))}",
+            came=lead_minutes,
+            do="choose one of them",
+        )
+    return mean.isel(lead_time=int(np.flatnonzero(leads == lead_minutes)[0]))
+
+
+def _named_forecasters(models: Sequence[str], device: str) -> dict[str, Any]:
+    """Forecasters by the name the user gave, or their own; each once."""
+    from data_prep.schema import RefusedInput
+    from nowcast.load import load_forecaster
+
+    forecasters = {}
+    for model in models:
+        name, _, path = model.partition("=")
+        forecaster = load_forecaster(path or model, device=device)
+        label = name if path else forecaster.name
+        if label in forecasters and label not in ("persistence", "extrapolation"):
+            raise RefusedInput(
+                "models to compare have different names",
+                came=f"{label} twice",
+                do="use --model NAME=CHECKPOINT",
+            )
+        forecasters[label] = forecaster
+    return forecasters
+
+
+def _help() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {_summary(command)}" for name, command in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: nowcast COMMAND [options]      nowcast COMMAND --help",
+            "",
+            "Radar nowcasting from archive to verified ensemble forecast.",
+            "",
+            *lines,
+            "",
+            "--debug shows the traceback of a refused input; --version the version.",
+            "Exit status: 0 done, 1 a finding or a refused input, 2 wrong usage.",
+        ]
+    )
+
+
+def _summary(command: Callable[..., int]) -> str:
+    return (command.__doc__ or "").strip().splitlines()[0]
+
+
+def _set_up_logging() -> None:
+    """Plain lines; on a terminal with time and colour."""
+    if sys.stderr.isatty():
+        from rich.logging import RichHandler
+
+        logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[RichHandler(show_path=False)])
+    else:
+        logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
+
+
+PARSERS = {"prep": _parse_recipe, "train": _pass_on}
+"""How the options of a command are parsed, where they are not the signature of its function."""

@@ -1,0 +1,139 @@
+"""The whole chain on embedded data: synthetic radar, training, forecast, verification, maps."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from datetime import timedelta
+from pathlib import Path
+
+import numpy as np
+import pytorch_lightning as pl
+import xarray as xr
+
+from data_prep.pipeline import Recipe, prepare_arrays
+from data_prep.sampling import Sampling
+from data_prep.schema import iso, open_radar
+from data_prep.splits import Splits
+from data_prep.store import SHARD_FRAMES, About
+from data_prep.synthetic import SyntheticRain, generate
+from nowcast.datamodule import RadarDataModule
+from nowcast.evaluation import context_at, evaluate, scored, skill_table, valid_starts
+from nowcast.forecaster import Forecaster
+from nowcast.gan import NowcastGAN
+from nowcast.load import load_forecaster
+from nowcast.model import Discriminator, Generator
+from nowcast.model.presets import TINY
+from nowcast.plotting import animate, plot_panel, plot_scores, save_figure
+from nowcast.products import read_forecast, write_forecast
+
+FRAMES = 240
+RECIPE = Recipe(
+    about=About(
+        title="Synthetic radar rain rate",
+        institution="nowcast",
+        license="Apache-2.0",
+        source="data_prep.synthetic: stochastic rain with known motion",
+    ),
+    splits=Splits(
+        block_minutes=240, origin="2026-01-01T00:00", guard_minutes=0,
+        cycle=("train", "train", "train", "validation", "test"),
+    ),
+    sampling=Sampling(height=64, width=64, stride=32, q_min=0.01, m=0.5),
+)  # fmt: skip
+
+
+def run_demo(
+    out: Path, *, train_seconds: float = 75.0, members: int = 8, cases: int = 6, seed: int = 1
+) -> None:
+    """Run the chain and report on it.
+
+    Args:
+        out: Folder for everything that is made.
+        train_seconds: Time for training, s.
+        members: Ensemble size.
+        cases: Forecasts that are verified.
+        seed: Of the rain, of the training and of the members.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    store = make_store(out / "synthetic.zarr", seed=seed)
+    checkpoint = train(store, out, seconds=train_seconds, seed=seed)
+    forecasters = {
+        name: load_forecaster(model)
+        for name, model in (("persistence", "persistence"), ("extrapolation", "extrapolation"),
+                            ("tiny", checkpoint))
+    }  # fmt: skip
+    sums = verify(store, forecasters, out, members=members, cases=cases, seed=seed)
+    print(f"\n{skill_table(sums, ['persistence', 'extrapolation'])}\n")
+    draw(store, forecasters["tiny"], out, time=sums["case"].values[-1], members=members, seed=seed)
+    print(f"\nEverything lies in {out}:")
+    for path in sorted(out.iterdir()):
+        print(f"  {path}")
+
+
+def make_store(store: Path, *, seed: int) -> Path:
+    """Synthetic radar as a store, made once."""
+    if store.exists():
+        print(f"1/4  Synthetic radar: {store} is there already")
+        return store
+    print(f"1/4  Synthetic radar: {FRAMES} frames of 256 x 256 km every 5 min")
+    rain = generate(SyntheticRain(start=RECIPE.splits.origin), frames=FRAMES, seed=seed)["rainfall_rate"]
+    batches = (rain[first : first + SHARD_FRAMES] for first in range(0, FRAMES, SHARD_FRAMES))
+    prepare_arrays(batches, store, RECIPE)
+    return store
+
+
+def train(store: Path, out: Path, *, seconds: float, seed: int) -> Path:
+    """Train the tiny networks and return their checkpoint."""
+    print(f"2/4  Training: DGMR's networks at tiny widths, {seconds:.0f} s")
+    pl.seed_everything(seed, verbose=False)
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="pytorch_lightning")
+    model = NowcastGAN(
+        Generator(**TINY["generator"]), Discriminator(**TINY["discriminator"]), **TINY["training"]
+    )
+    data = RadarDataModule(str(store), batch_size=4, samples_per_epoch=10**6)
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        max_time=timedelta(seconds=seconds),
+        limit_val_batches=0,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(model, datamodule=data)
+    print(f"     {int(model.batches_seen)} batches of 4 windows of 22 frames, 64 x 64")
+    checkpoint = out / "tiny.ckpt"
+    trainer.save_checkpoint(checkpoint)
+    return checkpoint
+
+
+def verify(
+    store: Path, forecasters: dict[str, Forecaster], out: Path, *, members: int, cases: int, seed: int
+) -> xr.Dataset:
+    """Score all models on cases that no training window saw; scores go to a file and a figure."""
+    radar = open_radar(store)
+    starts = valid_starts(radar, context_frames=4, lead_steps=18, part="test")
+    starts = starts[np.linspace(0, starts.size - 1, cases).astype(int)]
+    print(
+        f"3/4  Verification: {cases} cases of the test split, {members} members, {iso(starts[0])} and later"
+    )
+    sums = evaluate(forecasters, radar, starts, members=members, seed=seed)
+    scores = scored(sums, "persistence")
+    scores.to_netcdf(out / "scores.nc")
+    save_figure(plot_scores(scores, variables=("crps", "mae", "csi", "bias")), out / "scores.png")
+    return sums
+
+
+def draw(
+    store: Path, forecaster: Forecaster, out: Path, *, time: np.datetime64, members: int, seed: int
+) -> None:
+    """A forecast file, a panel of maps and a loop."""
+    print(f"4/4  Forecast from {iso(time)}: file, maps, loop")
+    radar = open_radar(store)
+    ensemble = forecaster.forecast(context_at(radar, time, 4), members=members, seed=seed)
+    write_forecast(ensemble, out / "forecast.nc")
+    ensemble = read_forecast(out / "forecast.nc")
+    save_figure(plot_panel(radar, ensemble), out / "panel.png")
+    animate(ensemble.mean("realization", keep_attrs=True), out / "loop.gif")

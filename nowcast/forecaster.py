@@ -1,0 +1,182 @@
+"""What a forecaster is, and how its values get their labels.
+
+A *context* is a rain array (`data_prep.schema`): a few consecutive frames, the last of which is now.
+A *forecast* is a DataArray ``(realization, lead_time, y, x)`` in mm/h on the grid of its context.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+
+import numpy as np
+import xarray as xr
+
+from data_prep.schema import (
+    RATE_UNITS,
+    VARIABLE,
+    RefusedInput,
+    crs_of,
+    iso,
+    minutes,
+    missing_from_clock,
+    time_step,
+)
+
+FORECAST_ATTRIBUTES = {
+    "standard_name": "rainfall_rate",
+    "long_name": "rain rate",
+    "units": "mm h-1",
+    "grid_mapping": "crs",
+}
+
+
+class Forecaster(ABC):
+    """Makes ensembles of future rain from a context.
+
+    Attributes:
+        name: What tables, files and maps call it.
+        context_frames: Frames it needs.
+        deterministic: Whether all its members are the same; it then makes one.
+    """
+
+    name: str
+    context_frames: int = 4
+    deterministic: bool = False
+
+    @abstractmethod
+    def stream(
+        self, context: xr.DataArray, *, lead_steps: int, members: int, seed: int
+    ) -> Iterator[np.ndarray]:
+        """Make the members one at a time, so that memory stays that of one.
+
+        Args:
+            context: What `recent` returned.
+            lead_steps: Future frames, at the context's own time step.
+            members: How many members.
+            seed: With the reference time and the number of the member, all that a member depends on.
+
+        Yields:
+            mm/h, float32 (lead_step, y, x), NaN where there is no forecast.
+        """
+
+    def provenance(self) -> dict[str, str]:
+        """What a product has to say of the model that made it."""
+        return {"model": self.name}
+
+    def recent(self, context: xr.DataArray) -> xr.DataArray:
+        """The frames this forecaster uses, loaded and checked.
+
+        Raises:
+            RefusedInput: If the context is no rain array, too short, broken by a gap, or without data.
+        """
+        return _usable(context, self.context_frames)
+
+    def member_count(self, members: int) -> int:
+        """How many members a request for some gives: one from a deterministic forecaster."""
+        return 1 if self.deterministic else members
+
+    def forecast(
+        self, context: xr.DataArray, *, lead_steps: int = 18, members: int = 1, seed: int = 0
+    ) -> xr.DataArray:
+        """Forecast from the last frames of a context.
+
+        Args:
+            context: Rain array, mm/h, (time, y, x).
+            lead_steps: Future frames, at the context's own time step.
+            members: How many members; a deterministic forecaster makes one.
+            seed: Same seed, same members, however many there are.
+
+        Returns:
+            mm/h, (realization, lead_time, y, x), NaN where there is no forecast.
+
+        Raises:
+            RefusedInput: If the context cannot be used.
+        """
+        frames = self.recent(context)
+        count = self.member_count(members)
+        values = np.stack(list(self.stream(frames, lead_steps=lead_steps, members=count, seed=seed)))
+        return label(values, frames, attributes={**self.provenance(), "seed": seed})
+
+
+def label(values: np.ndarray, context: xr.DataArray, *, attributes: dict[str, object]) -> xr.DataArray:
+    """Dress forecast values with time, grid and provenance.
+
+    Args:
+        values: mm/h, (realization, lead_step, y, x).
+        context: The frames the forecast was made from.
+        attributes: Provenance.
+
+    Returns:
+        (realization, lead_time, y, x) with ``time`` (valid time) along ``lead_time``, and
+        ``forecast_reference_time``: the time of the last frame of the context.
+    """
+    coordinates = forecast_coordinates(context, members=values.shape[0], lead_steps=values.shape[1])
+    frames = ", ".join(iso(time) for time in context["time"].values)
+    return xr.DataArray(
+        values,
+        dims=("realization", "lead_time", "y", "x"),
+        coords=coordinates,
+        name=VARIABLE,
+        attrs={**FORECAST_ATTRIBUTES, "input_frames": frames, **attributes},
+    )
+
+
+def forecast_coordinates(
+    context: xr.DataArray, *, members: int, lead_steps: int
+) -> dict[str, xr.DataArray | tuple]:
+    """Coordinates of a forecast from a context."""
+    times = context["time"].values.astype("datetime64[ns]")
+    lead_times = np.arange(1, lead_steps + 1) * time_step(times).astype("timedelta64[ns]")
+    return {
+        "realization": ("realization", np.arange(members)),
+        "lead_time": ("lead_time", lead_times),
+        "time": ("lead_time", times[-1] + lead_times),
+        "forecast_reference_time": ((), times[-1]),
+        **{name: context[name].variable for name in ("y", "x", "lat", "lon", "crs")},
+    }
+
+
+def member_seed(seed: int, reference_time: np.datetime64, member: int) -> int:
+    """Seed of one member, from nothing but these three."""
+    seconds = int(reference_time.astype("datetime64[s]").astype(np.int64))
+    return int(np.random.SeedSequence([seed, abs(seconds), member]).generate_state(1, np.uint64)[0] >> 1)
+
+
+def grid_spacing(array: xr.DataArray) -> float:
+    """Distance between neighbouring columns, metres."""
+    x = array["x"].values
+    return float(abs(x[-1] - x[0]) / (x.size - 1))
+
+
+def _usable(context: xr.DataArray, count: int) -> xr.DataArray:
+    if context.dims != ("time", "y", "x") or context.attrs.get("units") not in RATE_UNITS:
+        raise RefusedInput(
+            f"a context is rain rate (time, y, x) in one of {RATE_UNITS}",
+            came=f"{context.name} {context.dims} in {context.attrs.get('units')!r}",
+            do="prepare it with nowcast prep or data_prep.schema.rain_array",
+        )
+    crs_of(context)
+    if context.sizes["time"] < count:
+        raise RefusedInput(
+            f"a context holds {count} frames or more",
+            came=context.sizes["time"],
+            do="give earlier frames too",
+        )
+    frames = context.isel(time=slice(-count, None)).astype(np.float32).load()
+    times = frames["time"].values
+    step = time_step(context["time"].values) if context.sizes["time"] > 1 else np.timedelta64(0)
+    gaps = missing_from_clock(times, step) if count > 1 else times[:0]
+    if gaps.size:
+        raise RefusedInput(
+            f"the {count} frames up to {iso(times[-1])} follow each other every {minutes(step):g} min",
+            came=f"no frame at {', '.join(iso(gap) for gap in gaps)}",
+            do="choose a time after the gap",
+        )
+    if not np.isfinite(frames.values[-1]).any():
+        raise RefusedInput(
+            "the last frame of a context holds data",
+            came=f"no observed cell at {iso(times[-1])}",
+            do="choose a time at which the radar was on",
+        )
+    return frames

@@ -1,0 +1,37 @@
+"""From the name of a model to a forecaster."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from data_prep.schema import RefusedInput
+from nowcast.forecaster import Forecaster
+
+BASELINES = ("persistence", "extrapolation")
+
+
+def load_forecaster(model: str | Path, *, device: str = "cpu") -> Forecaster:
+    """Load a forecaster.
+
+    Args:
+        model: ``persistence``, ``extrapolation``, or the path of a checkpoint.
+        device: Where it computes, as torch names devices.
+
+    Raises:
+        RefusedInput: If it is neither a known name nor a checkpoint of ours.
+    """
+    from nowcast.baselines import Extrapolation, Persistence
+
+    if model == "persistence":
+        return Persistence()
+    if model == "extrapolation":
+        return Extrapolation(device=device)
+    if not Path(model).is_file():
+        raise RefusedInput(
+            f"a model is one of {', '.join(BASELINES)} or a checkpoint file",
+            came=model,
+            do="correct --model; nowcast train fit prints where its checkpoint lies",
+        )
+    from nowcast.gan_forecaster import GANForecaster
+
+    return GANForecaster.from_checkpoint(model, device=device)

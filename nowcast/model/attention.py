@@ -1,0 +1,37 @@
+"""Spatial self-attention of the latent stack."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nowcast.model.blocks import conv2d
+
+
+class Attention(nn.Module):
+    """Self-attention over all cells of a feature map, added to it with a learned weight that starts at zero.
+
+    y = x + gamma * W_o(softmax(q . k) v) with 1x1 convolutions q, k, v without bias and no scaling of q . k.
+    Source: pseudocode of DOI 10.1038/s41586-021-03854-z.
+
+    Args:
+        channels: width C of input and output.
+        ratio: C divided by the width of queries, keys and values, which is at least 1.
+    """
+
+    def __init__(self, channels: int, *, ratio: int = 8) -> None:
+        super().__init__()
+        width = max(1, channels // ratio)
+        self.query = conv2d(channels, width, 1, bias=False)
+        self.key = conv2d(channels, width, 1, bias=False)
+        self.value = conv2d(channels, width, 1, bias=False)
+        self.output = conv2d(width, channels, 1, bias=False)
+        self.gamma = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps (N, C, H, W) to the same shape; each of the H * W cells attends to all of them."""
+        query, key, value = (
+            layer(x).flatten(2).transpose(1, 2).unsqueeze(1) for layer in (self.query, self.key, self.value)
+        )
+        attended = F.scaled_dot_product_attention(query, key, value, scale=1.0)
+        attended = attended.squeeze(1).transpose(1, 2).unflatten(2, x.shape[-2:])
+        return x + self.gamma * self.output(attended)

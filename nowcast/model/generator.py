@@ -1,0 +1,307 @@
+"""Generator of DGMR: context frames and latent noise in, one realization of the coming frames out.
+
+Everything is fully convolutional, so any grid works. With n conditioning levels, one cell of the coarsest
+features spans 2**(n + 1) cells of the field (32 for the paper's four levels); fields are padded to a multiple
+and cropped.
+Source: Ravuri et al. 2021, DOI 10.1038/s41586-021-03854-z, and its published pseudocode.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nowcast.model.attention import Attention
+from nowcast.model.blocks import (
+    DBlock,
+    GBlock,
+    LBlock,
+    UpsampleGBlock,
+    check_positive,
+    normalized_once,
+    sn_conv2d,
+)
+from nowcast.model.conv_gru import ConvGRU
+
+
+class ConditioningStack(nn.Module):
+    """Turns the context into one initial hidden state per level of the sampler.
+
+    Each frame goes through the same space-to-depth and D-blocks; at each level the features of all frames are
+    concatenated (frame by frame) and mixed by an SN conv3x3 and a ReLU.
+
+    Args:
+        context_frames: number T of frames.
+        input_channels: channels C per frame.
+        frame_channels: widths of the D-blocks, finest level first.
+        conditioning_channels: widths of the states, finest level first.
+    """
+
+    def __init__(
+        self,
+        *,
+        context_frames: int,
+        input_channels: int,
+        frame_channels: Sequence[int],
+        conditioning_channels: Sequence[int],
+    ) -> None:
+        super().__init__()
+        widths = [4 * input_channels, *frame_channels]
+        self.blocks = nn.ModuleList(map(DBlock, widths[:-1], widths[1:]))
+        self.mixing = nn.ModuleList(
+            sn_conv2d(context_frames * frame_width, width, 3)
+            for frame_width, width in zip(frame_channels, conditioning_channels, strict=True)
+        )
+
+    def forward(self, context: Tensor) -> list[Tensor]:
+        """Maps (B, T, C, H, W) to states (B, conditioning_channels[i], H / 2**(i + 2), ...), finest first."""
+        batch, frames = context.shape[:2]
+        features = F.pixel_unshuffle(context.flatten(0, 1), 2)
+        states = []
+        for block, mix in zip(self.blocks, self.mixing, strict=True):
+            features = block(features)
+            frame_by_frame = features.unflatten(0, (batch, frames)).flatten(1, 2)
+            states.append(F.relu(mix(frame_by_frame)))
+        return states
+
+
+class LatentStack(nn.Module):
+    """Turns latent noise into the input of the sampler: SN conv3x3, L-blocks, attention before the last one.
+
+    Args:
+        z_channels: channels of the noise.
+        latent_channels: widths of the L-blocks, at least two, not decreasing.
+    """
+
+    def __init__(self, *, z_channels: int, latent_channels: Sequence[int]) -> None:
+        super().__init__()
+        widths = [z_channels, *latent_channels]
+        blocks: list[nn.Module] = list(map(LBlock, widths[:-1], widths[1:]))
+        blocks.insert(-1, Attention(widths[-2]))
+        self.layers = nn.Sequential(sn_conv2d(z_channels, z_channels, 3), *blocks)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Maps (N, z_channels, h, w) to (N, latent_channels[-1], h, w)."""
+        return self.layers(z)
+
+
+class SamplerLevel(nn.Module):
+    """One resolution of the sampler: ConvGRU over the lead times, SN conv1x1, G-block, upsampling G-block.
+
+    Args:
+        input_channels: width of what comes from the coarser level.
+        channels: width C of the hidden state and of the output; the blocks between work at 2 C.
+    """
+
+    def __init__(self, input_channels: int, channels: int) -> None:
+        super().__init__()
+        self.gru = ConvGRU(input_channels, channels)
+        self.per_frame = nn.Sequential(
+            sn_conv2d(channels, 2 * channels, 1), GBlock(2 * channels), UpsampleGBlock(2 * channels, channels)
+        )
+
+    def forward(self, inputs: Tensor, hidden: Tensor, *, steps: int) -> Tensor:
+        """Maps inputs (steps or 1, N, input_channels, H, W), hidden (N, C, H, W) to (steps, N, C, 2H, 2W)."""
+        states = self.gru(inputs, hidden, steps=steps)
+        return self.per_frame(states.flatten(0, 1)).unflatten(0, (steps, -1))
+
+
+class Sampler(nn.Module):
+    """Unrolls the lead times from the coarsest level to the finest.
+
+    Only the ConvGRUs are recurrent in time; all other layers see the lead times merged into the batch. Batch
+    norm thus normalises over all lead times of a call together, where the pseudocode calls it once per lead
+    time. We deviate because the statistics of training are then the ones that evaluation uses.
+
+    Args:
+        lead_steps: number L of lead times.
+        output_channels: channels C of a forecast frame.
+        latent_channels: width of the latent input.
+        conditioning_channels: widths of the hidden states, finest level first.
+    """
+
+    def __init__(
+        self,
+        *,
+        lead_steps: int,
+        output_channels: int,
+        latent_channels: int,
+        conditioning_channels: Sequence[int],
+    ) -> None:
+        super().__init__()
+        self.lead_steps = lead_steps
+        widths = [*conditioning_channels, latent_channels]
+        self.levels = nn.ModuleList(map(SamplerLevel, widths[1:], widths[:-1]))
+        self.norm = nn.BatchNorm2d(widths[0])
+        self.output = sn_conv2d(widths[0], 4 * output_channels, 1)
+
+    def forward(self, latent: Tensor, states: Sequence[Tensor]) -> Tensor:
+        """Maps latent (N, latent_channels, h, w) and states (finest first, batch N) to (N, L, C, H, W)."""
+        features = latent.unsqueeze(0)
+        for level, state in zip(reversed(self.levels), reversed(states), strict=True):
+            features = level(features, state, steps=self.lead_steps)
+        frames = self.output(F.relu(self.norm(features.flatten(0, 1))))
+        return F.pixel_shuffle(frames, 2).unflatten(0, (self.lead_steps, -1)).transpose(0, 1)
+
+
+class Generator(nn.Module):
+    """DGMR generator; the same context with another z gives another realization.
+
+    Fields are in network units, with missing cells set to 0 by the caller. The output is linear: no
+    activation is applied, so that the caller decides what a network value means. The noise z is always an
+    argument. `config` holds the arguments as plain values: `Generator(**generator.config)` is built the same.
+
+    Args:
+        context_frames: number T of observed frames.
+        lead_steps: number L of forecast frames.
+        input_channels: channels of a context frame.
+        output_channels: channels of a forecast frame.
+        conditioning_channels: widths of the hidden states, finest level first; their number n sets the depth.
+        latent_channels: widths of the L-blocks, at least two, from at least `z_channels` and not decreasing.
+        z_channels: channels of the noise.
+        frame_channels: widths of the D-blocks that see single context frames, one per level; None takes
+            `conditioning_channels` (pseudocode). Several ports take half of these, (24, 48, 96, 192).
+
+    Raises:
+        ValueError: if the sizes do not fit together.
+    """
+
+    def __init__(
+        self,
+        *,
+        context_frames: int = 4,
+        lead_steps: int = 18,
+        input_channels: int = 1,
+        output_channels: int = 1,
+        conditioning_channels: tuple[int, ...] = (48, 96, 192, 384),
+        latent_channels: tuple[int, ...] = (24, 48, 192, 768),
+        z_channels: int = 8,
+        frame_channels: tuple[int, ...] | None = None,
+    ) -> None:
+        super().__init__()
+        self.config: dict[str, Any] = {
+            "context_frames": context_frames,
+            "lead_steps": lead_steps,
+            "input_channels": input_channels,
+            "output_channels": output_channels,
+            "conditioning_channels": list(conditioning_channels),
+            "latent_channels": list(latent_channels),
+            "z_channels": z_channels,
+            "frame_channels": None if frame_channels is None else list(frame_channels),
+        }
+        frame_channels = conditioning_channels if frame_channels is None else frame_channels
+        _check_widths(self.config, frame_channels)
+        self.factor = 2 ** (1 + len(conditioning_channels))
+        self.conditioning_stack = ConditioningStack(
+            context_frames=context_frames,
+            input_channels=input_channels,
+            frame_channels=frame_channels,
+            conditioning_channels=conditioning_channels,
+        )
+        self.latent_stack = LatentStack(z_channels=z_channels, latent_channels=latent_channels)
+        self.sampler = Sampler(
+            lead_steps=lead_steps,
+            output_channels=output_channels,
+            latent_channels=latent_channels[-1],
+            conditioning_channels=conditioning_channels,
+        )
+
+    def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
+        """Shape (z_channels, h, w) of the noise of one realization of a field of `height` x `width` cells.
+
+        Raises:
+            ValueError: if a side has no cell.
+        """
+        if min(height, width) < 1:
+            raise ValueError(f"a field must have at least 1 x 1 cells, got {height} x {width}; give its size")
+        return self.config["z_channels"], -(-height // self.factor), -(-width // self.factor)
+
+    def encode(self, context: Tensor) -> list[Tensor]:
+        """Computes what does not depend on z, once for all realizations.
+
+        Args:
+            context: (B, T, C, H, W) in network units, oldest frame first; padded with zeros below and to the
+                right, up to the next multiple of `factor`.
+
+        Returns:
+            One state per level, finest first; the last is (B, conditioning_channels[-1], h, w) with h and w
+            from `latent_shape`, and each finer one has twice the cells per side.
+
+        Raises:
+            ValueError: if the context has other frames or channels than the generator was built for.
+        """
+        expected = (self.config["context_frames"], self.config["input_channels"])
+        if context.ndim != 5 or tuple(context.shape[1:3]) != expected:
+            raise ValueError(
+                f"a context must have shape (batch, {expected[0]} frames, {expected[1]} channels, height, "
+                f"width), got {tuple(context.shape)}; select these, or build a generator for what came"
+            )
+        height, width = context.shape[-2:]
+        padded = F.pad(context, (0, -width % self.factor, 0, -height % self.factor))
+        with normalized_once(self.conditioning_stack):
+            return self.conditioning_stack(padded)
+
+    def decode(self, states: Sequence[Tensor], z: Tensor, *, size: tuple[int, int]) -> Tensor:
+        """Draws the realizations that belong to z.
+
+        Args:
+            states: what `encode` returned for a batch of B contexts.
+            z: (N, z_channels, h, w) standard normal noise, N = B * M; noise n belongs to context n // M.
+            size: (H, W), cells of the context.
+
+        Returns:
+            (N, L, C, H, W) in network units, of the type of z.
+
+        Raises:
+            ValueError: if z, the states and the size do not fit together.
+        """
+        realizations = self._realizations(states, z, size)
+        with normalized_once(self.latent_stack), normalized_once(self.sampler):
+            repeated = [state.repeat_interleave(realizations, dim=0) for state in states]
+            frames = self.sampler(self.latent_stack(z), repeated)
+        return frames[..., : size[0], : size[1]].to(z.dtype)
+
+    def forward(self, context: Tensor, z: Tensor) -> Tensor:
+        """Maps context (B, T, C, H, W) and noise (B * M, z_channels, h, w) to (B * M, L, C, H, W)."""
+        height, width = context.shape[-2:]
+        return self.decode(self.encode(context), z, size=(height, width))
+
+    def _realizations(self, states: Sequence[Tensor], z: Tensor, size: tuple[int, int]) -> int:
+        """Number M of realizations per context, once all shapes are known to agree."""
+        expected = self.latent_shape(*size)
+        if z.ndim != 4 or tuple(z.shape[1:]) != expected:
+            raise ValueError(
+                f"the noise of a field of {size[0]} x {size[1]} cells must have shape (N, *{expected}), "
+                f"got {tuple(z.shape)}; draw z with latent_shape(height, width)"
+            )
+        if tuple(states[-1].shape[-2:]) != expected[1:]:
+            raise ValueError(
+                f"the states of a field of {size[0]} x {size[1]} cells must end at {expected[1:]} cells, "
+                f"got {tuple(states[-1].shape[-2:])}; give the size of the context that was encoded"
+            )
+        batch = states[-1].shape[0]
+        if z.shape[0] == 0 or z.shape[0] % batch:
+            raise ValueError(
+                f"the number of noise fields must be a multiple of the batch of {batch} contexts, "
+                f"got {z.shape[0]}; draw the same number of realizations for each context"
+            )
+        return z.shape[0] // batch
+
+
+def _check_widths(config: dict[str, Any], frame_channels: Sequence[int]) -> None:
+    for name in ("context_frames", "lead_steps", "input_channels", "output_channels", "z_channels"):
+        check_positive(name, [config[name]])
+    for name in ("conditioning_channels", "latent_channels"):
+        check_positive(name, config[name])
+    check_positive("frame_channels", frame_channels)
+    if len(frame_channels) != len(config["conditioning_channels"]):
+        raise ValueError(
+            f"frame_channels must have one width per conditioning level, got {len(frame_channels)} for "
+            f"{len(config['conditioning_channels'])} levels; give both tuples the same length"
+        )
+    if len(config["latent_channels"]) < 2:
+        raise ValueError(
+            f"latent_channels must have at least two widths, as attention sits before the last L-block, "
+            f"got {config['latent_channels']}; add a width"
+        )

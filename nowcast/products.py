@@ -1,0 +1,240 @@
+"""Products of a forecast: CF NetCDF with all members, probabilities, and reading them back.
+
+The file follows CF-1.11: ``rainfall_rate(realization, time, y, x)`` in mm h-1 with forecast_reference_time,
+forecast_period and the grid mapping of the radar. It is written member by member beside its place and moved
+there when it is complete, so that a reader never sees part of one.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+import netCDF4
+import numpy as np
+import xarray as xr
+
+from data_prep.schema import LARGEST_RATE, VARIABLE, RefusedInput, crs_of, iso
+from nowcast.forecaster import FORECAST_ATTRIBUTES, Forecaster, forecast_coordinates
+
+EPOCH = "seconds since 1970-01-01 00:00:00"
+OWN = "nowcast__"
+"""Prefix of the global attributes that are ours and not CF's."""
+INPUT_STATUS = ("observed", "interpolated", "missing")
+
+
+def exceedance_probability(ensemble: xr.DataArray, threshold: float) -> xr.DataArray:
+    """Fraction of members with a rain rate of a threshold or more; NaN where no member has a value.
+
+    Args:
+        ensemble: mm/h, (realization, lead_time, y, x).
+        threshold: mm/h.
+
+    Returns:
+        0 to 1, (lead_time, y, x).
+    """
+    probability = (ensemble >= threshold).mean("realization").where(ensemble.notnull().any("realization"))
+    return probability.rename("probability_of_rainfall_rate_above_threshold").assign_attrs(
+        long_name=f"probability of rain of {threshold:g} mm/h or more", units="1", threshold=threshold
+    )
+
+
+def forecast_to_file(
+    path: str | Path,
+    forecaster: Forecaster,
+    context: xr.DataArray,
+    *,
+    lead_steps: int = 18,
+    members: int = 20,
+    seed: int = 0,
+) -> None:
+    """Forecast straight into a file; memory stays that of one member.
+
+    Raises:
+        RefusedInput: If the forecaster refuses the context; no file is left behind.
+    """
+    frames = forecaster.recent(context)
+    count = forecaster.member_count(members)
+    coordinates = forecast_coordinates(frames, members=count, lead_steps=lead_steps)
+    attributes = {
+        **forecaster.provenance(),
+        "seed": str(seed),
+        "input_frames": ", ".join(iso(time) for time in frames["time"].values),
+        **{name: frames.attrs[name] for name in ("license", "institution") if name in frames.attrs},
+    }
+    values = forecaster.stream(frames, lead_steps=lead_steps, members=count, seed=seed)
+    _write(path, values, xr.Dataset(coords=coordinates), frames["time"].values, attributes)
+
+
+def write_forecast(ensemble: xr.DataArray, path: str | Path) -> None:
+    """Write an ensemble that is already in memory, as `Forecaster.forecast` returns it.
+
+    Raises:
+        RefusedInput: If it lacks the dims of a forecast or its CRS.
+    """
+    if ensemble.dims != ("realization", "lead_time", "y", "x"):
+        raise RefusedInput(
+            "a forecast has dims (realization, lead_time, y, x)", came=ensemble.dims, do="transpose it"
+        )
+    inputs = [time.strip() for time in str(ensemble.attrs.get("input_frames", "")).split(",")]
+    attributes = {
+        name: str(value) for name, value in ensemble.attrs.items() if name not in FORECAST_ATTRIBUTES
+    }
+    times = np.array([time for time in inputs if time], dtype="datetime64[ns]")
+    _write(path, iter(ensemble.values), ensemble.coords.to_dataset(), times, attributes)
+
+
+def read_forecast(path: str | Path) -> xr.DataArray:
+    """Read a forecast file lazily, labelled as `Forecaster.forecast` labels it.
+
+    Raises:
+        RefusedInput: If it is not a forecast file of this package.
+    """
+    path = Path(path)
+    try:
+        dataset = xr.open_dataset(path, engine="netcdf4", decode_timedelta=True)
+        dataset = dataset.set_coords([n for n in ("crs", "input_frame_status") if n in dataset])
+        ensemble = dataset[VARIABLE].assign_coords(lead_time=("time", dataset["forecast_period"].values))
+        ensemble = ensemble.swap_dims(time="lead_time").drop_vars("forecast_period")
+    except (OSError, KeyError, ValueError) as error:
+        raise RefusedInput(
+            "a forecast is a NetCDF file written by nowcast forecast",
+            came=f"{path} ({type(error).__name__}: {error})",
+            do="make one with: nowcast forecast",
+        ) from error
+    own = {k.removeprefix(OWN): v for k, v in dataset.attrs.items() if k.startswith(OWN)}
+    return ensemble.assign_attrs(own)
+
+
+def validate_forecast(path: str | Path) -> list[str]:
+    """Everything that is wrong with a forecast file, one finding a line."""
+    ensemble = read_forecast(path)
+    findings = []
+    if set(ensemble.dims) != {"realization", "lead_time", "y", "x"}:
+        return [f"dims are {ensemble.dims}, not (realization, lead_time, y, x)"]
+    try:
+        crs_of(ensemble)
+    except RefusedInput as error:
+        findings.append(str(error))
+    if ensemble.attrs.get("units") != FORECAST_ATTRIBUTES["units"]:
+        findings.append(f"units are {ensemble.attrs.get('units')!r}, not 'mm h-1'")
+    expected = ensemble["forecast_reference_time"].values + ensemble["lead_time"].values
+    if not (ensemble["time"].values == expected).all():
+        findings.append("time differs from forecast_reference_time + forecast_period")
+    for member in range(ensemble.sizes["realization"]):
+        values = ensemble.isel(realization=member).values
+        if np.isinf(values).any() or (values < 0).any() or (values > LARGEST_RATE).any():
+            findings.append(f"member {member} has rates outside 0 to {LARGEST_RATE:g} mm/h")
+        if not np.isfinite(values).any(axis=(1, 2)).all():
+            findings.append(f"member {member} has a lead time without any value")
+    return findings
+
+
+def _write(
+    path: str | Path,
+    members: Iterable[np.ndarray],
+    coordinates: xr.Dataset,
+    input_times: np.ndarray,
+    attributes: Mapping[str, str],
+) -> None:
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial")
+    os.close(handle)
+    try:
+        with netCDF4.Dataset(name, "w", clobber=True) as file:
+            _define(file, coordinates, input_times, attributes)
+            for number, member in enumerate(members):
+                file[VARIABLE][number] = member
+        with open(name, "rb") as finished:
+            os.fsync(finished.fileno())
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+    finally:
+        Path(name).unlink(missing_ok=True)
+
+
+def _define(
+    file: netCDF4.Dataset, coordinates: xr.Dataset, input_times: np.ndarray, attributes: Mapping[str, str]
+) -> None:
+    """Dimensions, coordinates, attributes and the empty rate variable."""
+    reference = coordinates["forecast_reference_time"].values
+    file.setncatts(_global_attributes(coordinates, attributes))
+    for name in ("realization", "y", "x"):
+        file.createDimension(name, coordinates.sizes[name])
+    file.createDimension("time", coordinates.sizes["lead_time"])
+    file.createDimension("input_time", input_times.size)
+
+    def variable(name: str, kind: str, dims: tuple[str, ...], values: object, **attrs: object) -> None:
+        created = file.createVariable(name, kind, dims)
+        created.setncatts(attrs)
+        created[...] = values
+
+    clock = {"units": EPOCH, "calendar": "standard"}
+    variable("realization", "i4", ("realization",), coordinates["realization"].values,
+             standard_name="realization", units="1")  # fmt: skip
+    variable("time", "i8", ("time",), _seconds(coordinates["time"].values),
+             standard_name="time", axis="T", **clock)  # fmt: skip
+    variable("forecast_period", "i4", ("time",),
+             coordinates["lead_time"].values / np.timedelta64(1, "s"),
+             standard_name="forecast_period", units="s", long_name="lead time")  # fmt: skip
+    variable("forecast_reference_time", "i8", (), _seconds(reference),
+             standard_name="forecast_reference_time", **clock)  # fmt: skip
+    variable("input_time", "i8", ("input_time",), _seconds(input_times),
+             long_name="time of a radar frame the forecast was made from", **clock)  # fmt: skip
+    variable("input_frame_status", "i1", ("input_time",), np.zeros(input_times.size),
+             long_name="status of a radar frame the forecast was made from",
+             flag_values=np.arange(len(INPUT_STATUS), dtype=np.int8),
+             flag_meanings=" ".join(INPUT_STATUS))  # fmt: skip
+    for name in ("y", "x"):
+        variable(name, "f8", (name,), coordinates[name].values, **coordinates[name].attrs)
+    for name in ("lat", "lon"):
+        variable(name, "f8", ("y", "x"), coordinates[name].values, **coordinates[name].attrs)
+    variable("crs", "i4", (), 0, **{k: v for k, v in coordinates["crs"].attrs.items() if v is not None})
+    _create_rate(file)
+
+
+def _create_rate(file: netCDF4.Dataset) -> None:
+    height, width = file.dimensions["y"].size, file.dimensions["x"].size
+    rate = file.createVariable(
+        VARIABLE, "f4", ("realization", "time", "y", "x"), fill_value=np.float32(np.nan),
+        compression="zlib", complevel=1, shuffle=True, chunksizes=(1, 1, height, width),
+    )  # fmt: skip
+    rate.setncatts(
+        {
+            **FORECAST_ATTRIBUTES,
+            "cell_methods": "time: point",
+            "coordinates": "forecast_period forecast_reference_time lat lon",
+            "ancillary_variables": "input_frame_status",
+        }
+    )
+
+
+def _global_attributes(coordinates: xr.Dataset, attributes: Mapping[str, str]) -> dict[str, str]:
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    software = f"nowcast {version('nowcast')}"
+    model = attributes.get("model", "unknown model")
+    known = {name: attributes[name] for name in ("license", "institution") if name in attributes}
+    own = {OWN + name: str(value) for name, value in attributes.items() if name not in known}
+    times = coordinates["time"].values
+    return {
+        "Conventions": "CF-1.11",
+        "title": f"Rain nowcast by {model} from {iso(coordinates['forecast_reference_time'].values)}",
+        "institution": "unknown",
+        "source": f"{software}, {model}",
+        "history": f"{now} made by {software}",
+        "references": "doi:10.1038/s41586-021-03854-z",
+        "date_created": now,
+        "time_coverage_start": iso(times[0]),
+        "time_coverage_end": iso(times[-1]),
+        **known,
+        **own,
+    }
+
+
+def _seconds(times: np.ndarray) -> np.ndarray:
+    return times.astype("datetime64[s]").astype(np.int64)
