@@ -18,6 +18,7 @@ import numpy as np
 import xarray as xr
 
 from data_prep.schema import SPLITS, RefusedInput, open_store, time_step
+from data_prep.store import TIME_ENCODING, consolidate
 
 GROUP = "samples"
 FRAMES_AT_ONCE = 48
@@ -72,8 +73,9 @@ def write_samples(store: str | Path, sampling: Sampling) -> int:
         RefusedInput: If the grid of the store is smaller than a window.
     """
     index = draw_samples(open_store(store), sampling)
-    encoding = {name: {"dtype": "int64", "units": "seconds since 1970-01-01"} for name in ("start_time",)}
+    encoding = {"start_time": TIME_ENCODING}
     index.to_zarr(store, group=GROUP, mode="w", zarr_format=3, consolidated=False, encoding=encoding)
+    consolidate(store)
     return index.sizes["sample"]
 
 

@@ -209,7 +209,7 @@ def open_store(path: str | Path) -> xr.Dataset:
             came=f"{path} ({'no zarr.json in it' if path.exists() else 'does not exist'})",
             do="make one with: nowcast prep",
         )
-    dataset = xr.open_zarr(path, chunks=None, consolidated=False, decode_timedelta=False)
+    dataset = xr.open_zarr(path, chunks=None, decode_timedelta=False)
     if VARIABLE not in dataset or dataset[VARIABLE].dims != ("time", "y", "x"):
         raise RefusedInput(
             f"a radar store holds {VARIABLE}(time, y, x)",

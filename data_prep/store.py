@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import warnings
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -83,6 +84,7 @@ def write_frames(
         missing = missing_from_clock(frames["time"].values, time_step(frames["time"].values))
         _create(path, frames, about=about, layout=layout, recipe=recipe)
     _name_missing(path, missing)
+    consolidate(path)
 
 
 def refuse_other_grid(path: str | Path, frames: xr.DataArray) -> None:
@@ -166,6 +168,14 @@ def _encoding(frames: xr.Dataset, layout: Layout) -> dict[str, dict]:
 
 
 def _name_missing(path: Path, missing: np.ndarray) -> None:
-    array = zarr.open_group(path, mode="r+")["missing_times"]
+    array = zarr.open_array(path, path="missing_times", mode="r+")
     array.resize((missing.size,))
     array[:] = missing.astype("datetime64[s]").astype(np.int64)
+
+
+def consolidate(path: str | Path) -> None:
+    """Make what was written visible: readers see a store as its consolidated metadata describe it."""
+    with warnings.catch_warnings():
+        # They are not yet in the specification of Zarr v3, but xarray expects them.
+        warnings.filterwarnings("ignore", message="Consolidated metadata", category=UserWarning)
+        zarr.consolidate_metadata(path)

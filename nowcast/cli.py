@@ -322,7 +322,7 @@ def _as_recipe(parser: Any, settings: Any) -> Any:
 
     from data_prep.pipeline import Recipe
 
-    values = parser.instantiate_classes(settings)
+    values = parser.instantiate(settings)
     return Recipe(**{field.name: values[field.name] for field in fields(Recipe)})
 
 

@@ -22,12 +22,12 @@ from nowcast.evaluation import context_at, evaluate, scored, skill_table, valid_
 from nowcast.forecaster import Forecaster
 from nowcast.gan import NowcastGAN
 from nowcast.load import load_forecaster
-from nowcast.model import Discriminator, Generator
-from nowcast.model.presets import TINY
+from nowcast.model import Discriminator, Generator, presets
 from nowcast.plotting import animate, plot_panel, plot_scores, save_figure
 from nowcast.products import read_forecast, write_forecast
 
 FRAMES = 240
+BATCH = 8
 RECIPE = Recipe(
     about=About(
         title="Synthetic radar rain rate",
@@ -77,7 +77,8 @@ def make_store(store: Path, *, seed: int) -> Path:
         print(f"1/4  Synthetic radar: {store} is there already")
         return store
     print(f"1/4  Synthetic radar: {FRAMES} frames of 256 x 256 km every 5 min")
-    rain = generate(SyntheticRain(start=RECIPE.splits.origin), frames=FRAMES, seed=seed)["rainfall_rate"]
+    weather = SyntheticRain(start=RECIPE.splits.origin, wet_fraction=0.35, growth=0.15)
+    rain = generate(weather, frames=FRAMES, seed=seed)["rainfall_rate"]
     batches = (rain[first : first + SHARD_FRAMES] for first in range(0, FRAMES, SHARD_FRAMES))
     prepare_arrays(batches, store, RECIPE)
     return store
@@ -90,9 +91,14 @@ def train(store: Path, out: Path, *, seconds: float, seed: int) -> Path:
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="pytorch_lightning")
     model = NowcastGAN(
-        Generator(**TINY["generator"]), Discriminator(**TINY["discriminator"]), **TINY["training"]
+        Generator(**presets.tiny["generator"]),
+        Discriminator(**presets.tiny["discriminator"]),
+        transform="square_root",
+        generator_lr=1e-3,
+        discriminator_lr=1e-3,
+        samples=2,  # not 6: more steps in the same time
     )
-    data = RadarDataModule(str(store), batch_size=4, samples_per_epoch=10**6)
+    data = RadarDataModule(str(store), batch_size=BATCH, samples_per_epoch=10**6)
     trainer = pl.Trainer(
         accelerator="cpu",
         max_time=timedelta(seconds=seconds),
@@ -103,7 +109,7 @@ def train(store: Path, out: Path, *, seconds: float, seed: int) -> Path:
         enable_model_summary=False,
     )
     trainer.fit(model, datamodule=data)
-    print(f"     {int(model.batches_seen)} batches of 4 windows of 22 frames, 64 x 64")
+    print(f"     {int(model.batches_seen)} batches of {BATCH} windows of 22 frames, 64 x 64")
     checkpoint = out / "tiny.ckpt"
     trainer.save_checkpoint(checkpoint)
     return checkpoint

@@ -96,9 +96,10 @@ def read_forecast(path: str | Path) -> xr.DataArray:
     """
     path = Path(path)
     try:
-        dataset = xr.open_dataset(path, engine="netcdf4", decode_timedelta=True)
+        dataset = xr.open_dataset(path, engine="netcdf4", decode_timedelta=False)
         dataset = dataset.set_coords([n for n in ("crs", "input_frame_status") if n in dataset])
-        ensemble = dataset[VARIABLE].assign_coords(lead_time=("time", dataset["forecast_period"].values))
+        lead_times = dataset["forecast_period"].values.astype("timedelta64[s]").astype("timedelta64[ns]")
+        ensemble = dataset[VARIABLE].assign_coords(lead_time=("time", lead_times))
         ensemble = ensemble.swap_dims(time="lead_time").drop_vars("forecast_period")
     except (OSError, KeyError, ValueError) as error:
         raise RefusedInput(

@@ -1,0 +1,401 @@
+"""Figures: maps, panels of an ensemble, curves of scores, and loops.
+
+Nothing here holds a figure open: what is returned belongs to the caller, and pyplot does not know it.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from cartopy.mpl.geoaxes import GeoAxes
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from PIL import Image
+
+from data_prep.schema import RefusedInput, minutes
+from nowcast.maps import (
+    HEADING,
+    NO_DATA,
+    PROBABILITY,
+    RAIN,
+    RAIN_COLOURS,
+    RAIN_LEVELS,
+    GridProjection,
+    Scale,
+    draw_colour_bar,
+    draw_no_data_key,
+    heading,
+    lead_text,
+    plot_map,
+    projection_of,
+    raster,
+    scale_of,
+    utc,
+)
+
+__all__ = ["PROBABILITY", "RAIN", "RAIN_COLOURS", "RAIN_LEVELS", "Scale", "animate", "plot_map", "plot_panel",
+           "plot_scores", "projection_of", "save_figure"]  # fmt: skip
+
+PREFERRED_LEADS = tuple(np.timedelta64(m, "m") for m in (15, 30, 60))
+"""Rows of a panel, where the forecast has them all."""
+LINE_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#8c510a")
+"""Of the models (Okabe and Ito's colours, told apart by the colour-blind)."""
+LOOPS = {".gif": "GIF", ".webp": "WebP"}
+LAST_FRAME_SECONDS = 1.2
+_GRID_TOLERANCE = 1.0
+"""Metres by which the cells of the observation may lie off those of the forecast."""
+_PALETTE_SIZE = 96
+_NEAR = 12
+"""Of 255: colours nearer than this to one of the scale are drawn as that one."""
+_PANEL_SIDE, _PANEL_GAP, _PANEL_LEFT, _PANEL_TOP, _PANEL_BOTTOM = 2.7, 0.12, 0.8, 0.7, 0.8
+"""Inches: longer side of one map, space between maps, and margins."""
+
+
+def plot_panel(
+    observed: xr.DataArray | None,
+    ensemble: xr.DataArray,
+    *,
+    threshold: float = 1.0,
+    lead_times: Sequence[np.timedelta64] | None = None,
+) -> Figure:
+    """Maps of an ensemble forecast beside what fell.
+
+    A row is a lead time. The columns are the observation, the ensemble mean, two members and the probability
+    of the threshold or more; of a single member, the observation and the forecast.
+
+    Args:
+        observed: Rain array (time, y, x) on the grid of the forecast, in mm/h, from which the valid times are
+            picked; a time it lacks is shown as not observed yet. None leaves the column out.
+        ensemble: (realization, lead_time, y, x) in mm/h, as forecasters return it.
+        threshold: Of the probability, mm/h.
+        lead_times: Rows; by default 15, 30 and 60 minutes, or three of the forecast's own evenly chosen.
+
+    Raises:
+        RefusedInput: If the ensemble lacks a dim, the CRS or a lead time, or the grids differ.
+    """
+    _check_panel(observed, ensemble)
+    rows = ensemble.sel(lead_time=_panel_leads(ensemble, lead_times))
+    columns = _panel_columns(observed, rows, threshold)
+    figure, axes = _panel_axes(projection_of(ensemble), len(columns), rows.sizes["lead_time"])
+    for column, (name, fields) in enumerate(columns.items()):
+        for row, field in enumerate(fields):
+            title = name if row == 0 else ""
+            if field is None:
+                _draw_absent(axes[row, column], title)
+            else:
+                plot_map(field, ax=axes[row, column], title=title, colour_bar=False, graticule=False)
+    for row, ax in enumerate(axes[:, 0]):
+        label = f"+{lead_text(rows['lead_time'].values[row])}\n{utc(rows['time'].values[row])[11:]}"
+        ax.annotate(label, (0, 0.5), (-7, 0), xycoords="axes fraction", textcoords="offset points",
+                    ha="right", va="center", fontsize=9)  # fmt: skip
+    _draw_panel_keys(figure, axes, with_probability=rows.sizes["realization"] > 1)
+    members = f"{rows.sizes['realization']} members" if rows.sizes["realization"] > 1 else ""
+    title = ", ".join(part for part in (heading(rows.drop_vars(["time", "lead_time"])), members) if part)
+    width, height = figure.get_size_inches()
+    figure.suptitle(title, x=_PANEL_LEFT / width, y=1 - 0.1 / height, ha="left", va="top", fontsize=12)
+    return figure
+
+
+def _check_panel(observed: xr.DataArray | None, ensemble: xr.DataArray) -> None:
+    if ensemble.dims != ("realization", "lead_time", "y", "x"):
+        raise RefusedInput(
+            "a panel shows a forecast (realization, lead_time, y, x)", came=f"dims {ensemble.dims}",
+            do="transpose it, or draw one field with plot_map",
+        )  # fmt: skip
+    if observed is not None and not all(
+        observed.sizes[name] == ensemble.sizes[name]
+        and np.allclose(observed[name].values, ensemble[name].values, rtol=0, atol=_GRID_TOLERANCE)
+        for name in ("x", "y")
+    ):
+        raise RefusedInput(
+            "the observation is on the grid of the forecast",
+            came=f"{dict(observed.sizes)} against {dict(ensemble.sizes)}",
+            do="crop the observation to the x and y of the forecast",
+        )
+
+
+def _panel_leads(ensemble: xr.DataArray, lead_times: Sequence[np.timedelta64] | None) -> np.ndarray:
+    available = ensemble["lead_time"].values
+    if lead_times is None:
+        if np.isin(PREFERRED_LEADS, available).all():
+            return np.array(PREFERRED_LEADS)
+        count = min(3, available.size)
+        return available[[round((n + 1) * available.size / count) - 1 for n in range(count)]]
+    chosen = np.array(list(lead_times), dtype="timedelta64[ns]")
+    lacking = chosen[~np.isin(chosen, available)]
+    if lacking.size:
+        raise RefusedInput(
+            "the forecast has every lead time to be drawn", came=f"{lead_text(lacking[0])}, absent",
+            do=f"choose from {lead_text(available[0])} to {lead_text(available[-1])}",
+        )  # fmt: skip
+    return chosen
+
+
+def _panel_columns(
+    observed: xr.DataArray | None, rows: xr.DataArray, threshold: float
+) -> dict[str, list[xr.DataArray | None]]:
+    """Columns of the panel from left to right, each with a field a row."""
+    count = rows.sizes["lead_time"]
+    columns: dict[str, list[xr.DataArray | None]] = {}
+    if observed is not None:
+        known = observed["time"].values
+        columns["Observed"] = [
+            observed.sel(time=time) if time in known else None for time in rows["time"].values
+        ]
+    members = rows.sizes["realization"]
+    if members == 1:
+        columns["Forecast"] = [rows[0, row] for row in range(count)]
+        return columns
+    mean = rows.mean("realization")
+    columns["Ensemble mean"] = [mean[row] for row in range(count)]
+    for member in range(2):
+        columns[f"Member {rows['realization'].values[member]}"] = [rows[member, row] for row in range(count)]
+    probability = (rows >= threshold).mean("realization").where(rows.notnull().any("realization"))
+    probability.attrs["units"] = "1"
+    columns[f"P(≥ {threshold:g} mm/h)"] = [probability[row] for row in range(count)]
+    return columns
+
+
+def _panel_axes(projection: GridProjection, columns: int, rows: int) -> tuple[Figure, np.ndarray]:
+    west, east, south, north = projection.bounds
+    scale = _PANEL_SIDE / max(east - west, north - south)
+    width, height = (east - west) * scale, (north - south) * scale
+    size = (
+        max(_PANEL_LEFT + columns * (width + _PANEL_GAP) + 0.1, 4.2),
+        _PANEL_TOP + rows * (height + _PANEL_GAP) + _PANEL_BOTTOM,
+    )
+    figure = Figure(figsize=size, dpi=100)
+    axes = np.empty((rows, columns), dtype=object)
+    for row, column in np.ndindex(rows, columns):
+        left = _PANEL_LEFT + column * (width + _PANEL_GAP)
+        bottom = _PANEL_BOTTOM + (rows - 1 - row) * (height + _PANEL_GAP) + _PANEL_GAP
+        place = (left / size[0], bottom / size[1], width / size[0], height / size[1])
+        axes[row, column] = figure.add_axes(place, projection=projection)
+    return figure, axes
+
+
+def _draw_absent(ax: GeoAxes, title: str) -> None:
+    ax.set_title(title, loc="left", fontsize=10)
+    ax.text(0.5, 0.5, "not observed yet", transform=ax.transAxes, ha="center", va="center", color="0.4",
+            fontsize=9)  # fmt: skip
+
+
+def _draw_panel_keys(figure: Figure, axes: np.ndarray, *, with_probability: bool) -> None:
+    """One bar of rain under the columns in mm/h and one of probability under its own."""
+    unit = np.array([figure.get_figwidth(), figure.get_figheight()])
+    bottom, height, key = 0.5 / unit[1], 0.14 / unit[1], 0.85 / unit[0]
+    first, last = axes[-1, 0].get_position(), axes[-1, -2 if with_probability else -1].get_position()
+    width = np.clip(last.x1 - first.x0 - key, 2.6 / unit[0], 7.0 / unit[0])
+    rain = figure.add_axes((first.x0 + key, bottom, width, height))
+    draw_colour_bar(rain, RAIN, orientation="horizontal")
+    draw_no_data_key(rain, (-key / width, 0.0, 0.25 / unit[0] / width, 1.0))
+    if with_probability:
+        place = axes[-1, -1].get_position()
+        draw_colour_bar(
+            figure.add_axes((place.x0, bottom, place.width, height)), PROBABILITY, orientation="horizontal"
+        )
+
+
+def plot_scores(
+    scores: xr.Dataset,
+    *,
+    variables: Sequence[str] = ("crps", "mae", "csi", "bias"),
+    threshold: float = 1.0,
+) -> Figure:
+    """Curves of scores by lead time, one axes a score and one line a model.
+
+    Args:
+        scores: Variables by (model, lead_time) or (model, lead_time, threshold), with their meaning and unit
+            in ``long_name`` and ``units``.
+        variables: Names of the scores to draw.
+        threshold: mm/h, of the scores that depend on one.
+
+    Raises:
+        RefusedInput: If a score or the threshold is absent, or a score has other dims.
+    """
+    curves = [_curves(scores, name, threshold) for name in variables]
+    columns = min(2, len(curves))
+    rows = -(-len(curves) // columns)
+    figure = Figure(figsize=(4.6 * columns, 3.0 * rows + 0.4), dpi=100, layout="constrained")
+    for ax, curve in zip(figure.subplots(rows, columns, squeeze=False).flat, curves, strict=False):
+        _draw_curves(ax, curve, threshold)
+    for ax in figure.axes[len(curves) :]:
+        ax.remove()
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(
+        handles, labels, loc="outside upper left", ncols=min(len(labels), 4), frameon=False, fontsize=9
+    )
+    return figure
+
+
+def _curves(scores: xr.Dataset, name: str, threshold: float) -> xr.DataArray:
+    """One score by (model, lead_time)."""
+    if name not in scores:
+        raise RefusedInput(
+            "the scores hold every variable to be drawn", came=f"{name}, absent",
+            do=f"choose variables from {', '.join(sorted(map(str, scores.data_vars)))}",
+        )  # fmt: skip
+    curve = scores[name]
+    if "threshold" in curve.dims:
+        near = np.isclose(curve["threshold"].values, threshold)
+        if not near.any():
+            raise RefusedInput(
+                "the scores hold the threshold", came=f"{threshold:g} mm/h",
+                do=f"choose one of {', '.join(f'{value:g}' for value in curve['threshold'].values)}",
+            )  # fmt: skip
+        curve = curve.isel(threshold=int(np.flatnonzero(near)[0]))
+    if set(curve.dims) != {"model", "lead_time"}:
+        raise RefusedInput(
+            "a score is drawn by model and lead_time", came=f"{name} {curve.dims}", do="choose with sel"
+        )
+    return curve.transpose("model", "lead_time")
+
+
+def _draw_curves(ax: Axes, curve: xr.DataArray, threshold: float) -> None:
+    lead = [minutes(step) for step in curve["lead_time"].values]
+    for number, model in enumerate(curve["model"].values):
+        dashes, colour = divmod(number, len(LINE_COLOURS))
+        ax.plot(lead, curve[number], label=str(model), color=LINE_COLOURS[colour], marker="o", markersize=2.5,
+                linestyle=("-", "--")[dashes % 2])  # fmt: skip
+    unit = {"1": "", "mm h-1": " (mm/h)"}.get(curve.attrs.get("units", "1"), f" ({curve.attrs.get('units')})")
+    name = str(curve.name)
+    known = {"crps": "CRPS", "mae": "MAE", "csi": "CSI", "rmse": "RMSE"}
+    title = known.get(name, name.replace("_", " ").capitalize()) + unit
+    if "threshold" in curve.coords:
+        title += f", {threshold:g} mm/h or more"
+    ax.set_title(title, loc="left", fontsize=10)
+    ax.set_xlabel("lead time (min)", fontsize=9)
+    ax.tick_params(labelsize=8)
+    ax.grid(color="0.9", linewidth=0.6)
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.set_xlim(0, None)
+    if name.endswith("_skill"):
+        ax.axhline(0, color="0.4", linewidth=0.8)
+    elif name.endswith("bias"):
+        ax.axhline(1, color="0.4", linewidth=0.8)
+    else:
+        ax.set_ylim(0, None)
+
+
+def animate(
+    fields: xr.DataArray,
+    path: str | Path,
+    *,
+    title: str | None = None,
+    frames_per_second: float = 4.0,
+    scale: Scale | None = None,
+) -> None:
+    """Write an endless loop of maps.
+
+    Args:
+        fields: (time, y, x) or (lead_time, y, x) with the spatial coordinates of a rain array; mm/h, or
+            probabilities (units ``1``).
+        path: ``.gif`` or ``.webp``; written whole or not at all.
+        title: First line of the heading, above the times.
+        frames_per_second: Speed; the last frame stays for `LAST_FRAME_SECONDS`.
+        scale: As of `plot_map`.
+
+    Raises:
+        RefusedInput: If the suffix is another, the speed is not positive, or the fields have other dims.
+    """
+    path = Path(path)
+    kind = path.suffix.lower()
+    if kind not in LOOPS:
+        raise RefusedInput("a loop is a .gif or a .webp", came=path.name, do="change the suffix")
+    if frames_per_second <= 0:
+        raise RefusedInput("frames_per_second is positive", came=frames_per_second, do="give 4, say")
+    if fields.dims not in (("time", "y", "x"), ("lead_time", "y", "x")) or not len(fields):
+        raise RefusedInput(
+            "a loop shows one field or more (time, y, x) or (lead_time, y, x)", came=dict(fields.sizes),
+            do="choose a member with sel, or average over members",
+        )  # fmt: skip
+    images = list(_frames(fields, title, scale))
+    duration = [round(1000 / frames_per_second)] * len(images)
+    duration[-1] = max(duration[-1], round(1000 * LAST_FRAME_SECONDS))
+    options: dict[str, Any] = {"save_all": True, "append_images": images[1:], "duration": duration, "loop": 0}
+    if kind == ".webp":
+        images = [image.convert("RGB") for image in images]
+        options |= {"append_images": images[1:], "lossless": True, "quality": 30, "method": 2}
+    with _whole(path) as partial:
+        images[0].save(partial, format=LOOPS[kind], **options)
+
+
+def _frames(fields: xr.DataArray, title: str | None, scale: Scale | None) -> Iterator[Image.Image]:
+    """Pictures of all fields with one palette; what does not change is drawn once."""
+    scale = scale or scale_of(fields)
+    texts = ["\n".join(part for part in (title, heading(field)) if part) for field in fields]
+    ax = plot_map(fields[0], title=texts[0], scale=scale)
+    heading_text = ax.set_title(texts[0], loc="left", **HEADING)
+    figure = ax.figure
+    canvas = FigureCanvasAgg(figure)
+    moving = [*ax.images, *ax.collections, ax.spines["geo"]]
+    for artist in (*moving, heading_text):
+        artist.set_animated(True)
+    canvas.draw()
+    static = canvas.copy_from_bbox(figure.bbox)
+    palette: Image.Image | None = None
+    for text, field in zip(texts, fields, strict=True):
+        canvas.restore_region(static)
+        ax.images[0].set_data(raster(field))
+        heading_text.set_text(text)
+        for artist in (*moving, heading_text):
+            artist.draw(canvas.get_renderer())
+        picture = Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy())
+        palette = palette or _palette(picture, scale)
+        yield picture.quantize(palette=palette, dither=Image.Dither.NONE)
+
+
+def _palette(picture: Image.Image, scale: Scale) -> Image.Image:
+    """The colours of the scale themselves, and the most frequent others of a picture."""
+    names = (*scale.colours, NO_DATA, "white", "black")
+    exact = np.array([to_rgb(name) for name in names]) * 255
+    others = np.reshape(picture.quantize(_PALETTE_SIZE - len(names)).getpalette() or [], (-1, 3))
+    apart = np.abs(others[:, None] - exact).max(axis=-1).min(axis=-1) > _NEAR
+    palette = Image.new("P", (1, 1))
+    palette.putpalette(np.concatenate([exact.round(), others[apart]]).astype(np.uint8).tobytes())
+    return palette
+
+
+def save_figure(figure: Figure, path: str | Path, *, dpi: float = 150) -> None:
+    """Write a figure, whole or not at all.
+
+    Args:
+        figure: Any matplotlib figure.
+        path: The suffix chooses the format, as ``.png``, ``.pdf``, ``.svg``.
+        dpi: Pixels per inch.
+
+    Raises:
+        RefusedInput: If matplotlib does not write this suffix.
+    """
+    path = Path(path)
+    kind = path.suffix.removeprefix(".").lower()
+    known = figure.canvas.get_supported_filetypes()
+    if kind not in known:
+        raise RefusedInput(
+            f"a figure is one of {', '.join(sorted(known))}", came=path.name, do="change the suffix"
+        )
+    with _whole(path) as partial:
+        figure.savefig(partial, dpi=dpi, format=kind)
+
+
+@contextmanager
+def _whole(path: Path) -> Iterator[str]:
+    """A temporary file in the same folder that takes the place of the path if all goes well."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial")
+    os.close(handle)
+    try:
+        yield name
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+    finally:
+        Path(name).unlink(missing_ok=True)

@@ -1,0 +1,87 @@
+import numpy as np
+import pytest
+import torch
+
+from data_prep.schema import RefusedInput
+from nowcast.baselines import Extrapolation, Persistence
+from nowcast.forecaster import member_seed
+
+
+def test_persistence_repeats_the_last_frame_with_labels(make_rain):
+    rain = make_rain(6, missing_rows=5)
+    forecast = Persistence().forecast(rain, lead_steps=3, members=9)
+    assert forecast.dims == ("realization", "lead_time", "y", "x")
+    assert forecast.sizes["realization"] == 1
+    for lead in range(3):
+        np.testing.assert_array_equal(forecast.values[0, lead], rain.values[-1])
+    assert list(forecast["lead_time"].values / np.timedelta64(1, "m")) == [5, 10, 15]
+    assert forecast["time"].values[1] == rain["time"].values[-1] + np.timedelta64(10, "m")
+    assert forecast["forecast_reference_time"].values == rain["time"].values[-1]
+    assert forecast.attrs["units"] == "mm h-1"
+    assert forecast.attrs["model"] == "persistence"
+
+
+def test_a_lead_time_is_chosen_by_its_length(make_rain):
+    forecast = Persistence().forecast(make_rain(6), lead_steps=6)
+    assert forecast.sel(lead_time="30min").dims == ("realization", "y", "x")
+
+
+def test_extrapolation_of_a_moving_blob_is_far_better_than_persistence(make_rain):
+    rain = make_rain(16, speed=(2, 1))
+    context, truth = rain[:6], rain[6:]
+    moved = Extrapolation().forecast(context, lead_steps=10).values[0]
+    still = Persistence().forecast(context, lead_steps=10).values[0]
+    seen = np.isfinite(moved)
+    errors = [np.abs(forecast - truth.values)[seen].mean() for forecast in (moved, still)]
+    assert errors[0] < 0.15 * errors[1]
+
+
+@pytest.mark.parametrize("forecaster", [Persistence(), Extrapolation()], ids=lambda f: f.name)
+def test_a_dry_context_gives_a_dry_forecast(make_rain, forecaster):
+    dry = make_rain(4).copy(data=np.zeros((4, 64, 64), np.float32))
+    assert (forecaster.forecast(dry, lead_steps=4).values == 0).all()
+
+
+@pytest.mark.parametrize("forecaster", [Persistence(), Extrapolation()], ids=lambda f: f.name)
+def test_no_data_stays_no_data(make_rain, forecaster):
+    forecast = forecaster.forecast(make_rain(4, speed=(0, 0), missing_rows=10), lead_steps=2)
+    assert np.isnan(forecast.values[..., -9:, :]).all()
+    assert np.isfinite(forecast.values[..., :54, :]).all()
+
+
+def test_a_frame_without_coverage_in_the_past_does_not_stop_a_forecast(make_rain):
+    rain = make_rain(4)
+    rain.values[1] = np.nan
+    assert np.isfinite(Extrapolation().forecast(rain, lead_steps=2).values).mean() > 0.9
+
+
+def all_missing(rain):
+    rain.values[-1] = np.nan
+    return rain
+
+
+@pytest.mark.parametrize(
+    ("damage", "finding"),
+    [
+        (all_missing, "no observed cell at 2020-06-01T00:25"),
+        (lambda rain: rain[:3], "holds 4 frames or more; came: 3"),
+        (lambda rain: rain.isel(time=[0, 1, 2, 4, 5]), "no frame at 2020-06-01T00:15"),
+        (lambda rain: rain.assign_attrs(units="dBZ"), "in 'dBZ'"),
+        (lambda rain: rain.drop_vars("crs"), "scalar coordinate 'crs'"),
+        (lambda rain: rain[0], "a context is rain rate (time, y, x)"),
+    ],
+)
+def test_unusable_contexts_are_refused(make_rain, damage, finding):
+    with pytest.raises(RefusedInput) as refusal:
+        Extrapolation().forecast(damage(make_rain(6)), lead_steps=2)
+    assert finding in str(refusal.value)
+
+
+def test_seeds_of_members_differ_and_do_not_depend_on_how_many_there_are():
+    time = np.datetime64("2020-06-01T00:00", "ns")
+    seeds = {member_seed(1, time, member) for member in range(1000)}
+    assert len(seeds) == 1000
+    assert member_seed(1, time, 7) in seeds
+    assert member_seed(1, time + np.timedelta64(5, "m"), 7) not in seeds
+    assert member_seed(2, time, 7) not in seeds
+    torch.Generator().manual_seed(max(seeds))

@@ -1,0 +1,218 @@
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+import torch
+
+from data_prep.schema import RefusedInput, open_radar
+from nowcast.datamodule import RadarDataModule
+from nowcast.evaluation import context_at
+from nowcast.gan import NowcastGAN
+from nowcast.gan_forecaster import CARD, GANForecaster
+from nowcast.load import load_forecaster
+from nowcast.model import Discriminator, Generator
+
+SIZES = {"conditioning_channels": (4, 6), "latent_channels": (8, 8, 12), "lead_steps": 18}
+CRITICS = {"spatial_channels": (4, 8, 8), "temporal_channels": (4, 8, 8), "spatial_frames": 4}
+
+
+def network(**settings) -> NowcastGAN:
+    torch.manual_seed(0)
+    options = {"samples": 2, "generator_lr": 1e-3, "transform": "square_root", **settings}
+    return NowcastGAN(Generator(**SIZES), Discriminator(**CRITICS), **options)
+
+
+def fit(model: NowcastGAN, store, *, steps: int = 6, precision: str = "32-true", **resume) -> pl.Trainer:
+    trainer = pl.Trainer(
+        max_steps=steps, accelerator="cpu", precision=precision, logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False, limit_val_batches=1, num_sanity_val_steps=0,
+    )  # fmt: skip
+    data = RadarDataModule(str(store), batch_size=2, samples_per_epoch=8, validation_samples=2)
+    trainer.fit(model, datamodule=data, **resume)
+    return trainer
+
+
+def snapshot(module) -> dict[str, torch.Tensor]:
+    return {name: value.detach().clone() for name, value in module.named_parameters()}
+
+
+def changed(before, module) -> bool:
+    return any(not torch.equal(before[name], value) for name, value in module.named_parameters())
+
+
+@pytest.fixture(scope="module")
+def checkpoint(store, tmp_path_factory):
+    path = tmp_path_factory.mktemp("gan") / "small.ckpt"
+    fit(network(), store, steps=6).save_checkpoint(path)
+    return path
+
+
+def test_the_generator_learns_after_every_second_batch_and_the_critics_after_each(store):
+    model = network()
+    before = snapshot(model.generator), snapshot(model.discriminator)
+    fit(model, store, steps=1)
+    assert not changed(before[0], model.generator)
+    assert changed(before[1], model.discriminator)
+    assert int(model.batches_seen) == 1
+    model = network()
+    before = snapshot(model.generator)
+    fit(model, store, steps=3)
+    assert int(model.batches_seen) == 2
+    assert changed(before, model.generator)
+
+
+def test_training_lowers_the_error_of_the_mean_forecast(store):
+    model = network(generator_lr=3e-3, samples=1)
+    data = RadarDataModule(str(store), batch_size=8, samples_per_epoch=8)
+    data.setup()
+    batch = next(iter(data.train_dataloader()))
+
+    def error() -> float:
+        torch.manual_seed(1)
+        context, target, mask = model._split(batch)
+        with torch.no_grad():
+            rain = model._sample(context, 1)[0]
+        return float((rain * rain.abs() - target)[mask].abs().mean())
+
+    before = error()
+    fit(model, store, steps=60)
+    assert error() < 0.8 * before
+
+
+def test_samples_of_one_context_differ_and_keep_their_order():
+    model = network()
+    context = torch.rand(2, 4, 1, 32, 32)
+    context[1] += 5
+    futures = model._sample(context, 3)
+    assert futures.shape == (3, 2, 18, 1, 32, 32)
+    assert not torch.equal(futures[0, 0], futures[1, 0])
+
+
+def test_missing_cells_tell_the_critics_nothing():
+    model = network()
+    context, mask = torch.rand(2, 4, 1, 32, 32), torch.ones(2, 18, 1, 32, 32, dtype=torch.bool)
+    mask[..., 10:20] = False
+    future = torch.rand(2, 18, 1, 32, 32)
+    other = torch.where(mask, future, 99.0)
+    first, second = model._critics(context, mask)(future, other)
+    torch.testing.assert_close(first, second)
+
+
+def test_training_in_bf16_keeps_finite_weights(store):
+    model = network()
+    fit(model, store, steps=3, precision="bf16-mixed")
+    assert all(value.isfinite().all() for value in model.parameters())
+
+
+def test_the_same_seed_trains_the_same_network(store):
+    weights = []
+    for _ in range(2):
+        pl.seed_everything(3, verbose=False)
+        model = network()
+        pl.seed_everything(4, verbose=False)
+        fit(model, store, steps=3)
+        weights.append(snapshot(model.generator))
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_validation_gives_the_crps_beside_that_of_persistence(store):
+    model = network()
+    trainer = fit(model, store, steps=12)
+    assert trainer.callback_metrics["val/crps"] > 0
+    assert trainer.callback_metrics["val/crps_persistence"] > 0
+
+
+def test_windows_too_short_for_the_network_are_refused(store):
+    torch.manual_seed(0)
+    model = NowcastGAN(Generator(**{**SIZES, "lead_steps": 30}), Discriminator(**CRITICS))
+    with pytest.raises(RefusedInput, match="a window holds 34 frames"):
+        fit(model, store, steps=1)
+
+
+def test_a_checkpoint_says_what_it_is_in_plain_values(checkpoint):
+    card = torch.load(checkpoint, weights_only=True)[CARD]
+    assert card["transform"] == "square_root"
+    assert card["grid_spacing"] == 1000.0
+    assert card["time_step_minutes"] == 5.0
+    assert Generator(**card["generator"]).config == card["generator"]
+
+
+def test_training_goes_on_from_a_checkpoint(checkpoint, store):
+    model = network()
+    fit(model, store, steps=9, ckpt_path=checkpoint, weights_only=True)
+    assert int(model.batches_seen) == 6
+
+
+def test_a_checkpoint_of_another_transform_is_not_continued(checkpoint, store):
+    with pytest.raises(RefusedInput, match="transform square_root; came: rain_rate"):
+        fit(network(transform="rain_rate"), store, steps=9, ckpt_path=checkpoint, weights_only=True)
+
+
+def test_a_checkpoint_of_another_spacing_is_not_continued(checkpoint, make_store, make_rain):
+    other = make_store(rain=make_rain(60, spacing=2000.0))
+    with pytest.raises(RefusedInput, match="grid spacing of 1000 m; came: 2000 m"):
+        fit(network(), other, steps=9, ckpt_path=checkpoint, weights_only=True)
+
+
+def test_members_differ_and_a_member_is_the_same_however_many_are_made(checkpoint, store):
+    forecaster = load_forecaster(checkpoint)
+    context = context_at(open_radar(store), open_radar(store)["time"].values[10], 4)
+    three = forecaster.forecast(context, lead_steps=5, members=3, seed=7)
+    one = forecaster.forecast(context, lead_steps=5, members=1, seed=7)
+    np.testing.assert_array_equal(three.values[0], one.values[0])
+    assert not np.array_equal(three.values[0], three.values[1], equal_nan=True)
+    assert forecaster.provenance()["checkpoint"] == three.attrs["checkpoint"]
+    assert (three.values[np.isfinite(three.values)] >= 0).all()
+
+
+def test_no_data_of_the_last_frame_is_carried_to_the_forecast(checkpoint, store):
+    context = context_at(open_radar(store), open_radar(store)["time"].values[10], 4)
+    values = load_forecaster(checkpoint).forecast(context, lead_steps=2, members=2).values
+    np.testing.assert_array_equal(np.isnan(values[1, 1]), np.isnan(context.values[-1]))
+
+
+def test_data_that_the_network_was_not_trained_on_are_refused(checkpoint, make_rain):
+    forecaster = load_forecaster(checkpoint)
+    with pytest.raises(RefusedInput, match="grid spacing of 1000 m; came: 2000 m"):
+        forecaster.forecast(make_rain(6, spacing=2000.0))
+    with pytest.raises(RefusedInput, match="frames every 5 min; came: every 10 min"):
+        forecaster.forecast(make_rain(6, step=np.timedelta64(10, "m")))
+    with pytest.raises(RefusedInput, match="up to 18 steps"):
+        forecaster.forecast(make_rain(6), lead_steps=19)
+
+
+def test_a_checkpoint_with_an_unknown_transform_is_refused(checkpoint, tmp_path):
+    content = torch.load(checkpoint, weights_only=True)
+    content[CARD]["transform"] = "logarithm"
+    torch.save(content, tmp_path / "other.ckpt")
+    with pytest.raises(RefusedInput, match="came: logarithm"):
+        load_forecaster(tmp_path / "other.ckpt")
+
+
+def test_files_that_are_no_checkpoint_are_refused(tmp_path):
+    (tmp_path / "text.ckpt").write_text("weights")
+    torch.save({"state_dict": {}}, tmp_path / "foreign.ckpt")
+    for name in ("text.ckpt", "foreign.ckpt"):
+        with pytest.raises(RefusedInput, match=r"written by nowcast train"):
+            load_forecaster(tmp_path / name)
+    with pytest.raises(RefusedInput, match="a model is one of"):
+        load_forecaster("persistance")
+
+
+class Malice:
+    def __reduce__(self):
+        return (open, ("stolen.txt", "w"))
+
+
+def test_a_checkpoint_with_code_in_it_is_refused_and_nothing_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.save({CARD: Malice()}, tmp_path / "evil.ckpt")
+    with pytest.raises(RefusedInput):
+        GANForecaster.from_checkpoint(tmp_path / "evil.ckpt")
+    assert not (tmp_path / "stolen.txt").exists()
+
+
+def test_a_forecast_does_not_run_away_after_a_short_training(checkpoint, store):
+    times = open_radar(store)["time"].values
+    context = context_at(open_radar(store), times[10], 4)
+    forecast = load_forecaster(checkpoint).forecast(context, members=2)
+    assert float(forecast.max()) < 100 * float(context.max())

@@ -1,0 +1,110 @@
+import numpy as np
+import torch
+
+from nowcast.motion import advect, estimate_motion, sample, trajectories
+
+
+def rain_field(size: int = 128, *, seed: int = 0) -> torch.Tensor:
+    """Smooth random rain, mm/h, (size, size)."""
+    noise = torch.randn(1, 1, size, size, generator=torch.Generator().manual_seed(seed))
+    frequency = torch.fft.fftfreq(size)
+    wave = (frequency[:, None] ** 2 + torch.fft.fftfreq(size)[None] ** 2).sqrt()
+    field = torch.fft.ifft2(torch.fft.fft2(noise[0, 0]) / (wave + 0.02) ** 1.5).real
+    return (4 * (field / field.std())).clamp(min=0)
+
+
+def moving(velocity: tuple[float, float], frames: int = 4) -> torch.Tensor:
+    """Rain that moves steadily (cells per frame along x and y) on a periodic domain, (1, T, H, W)."""
+    spectrum = torch.fft.fft2(rain_field())
+    ky, kx = torch.fft.fftfreq(128)[:, None], torch.fft.fftfreq(128)[None]
+    shifted = [
+        torch.fft.ifft2(spectrum * torch.exp(-2j * torch.pi * n * (kx * velocity[0] + ky * velocity[1]))).real
+        for n in range(frames)
+    ]
+    return torch.stack(shifted)[None].clamp(min=0)
+
+
+def test_known_motion_is_found_to_a_fifth_of_a_cell():
+    for velocity in ((3.0, -1.5), (-6.4, 4.2), (0.0, 0.0)):
+        motion = estimate_motion(moving(velocity))[0, :, 16:-16, 16:-16]
+        error = motion.mean(dim=(1, 2)) - torch.tensor(velocity)
+        assert error.abs().max() < 0.2, velocity
+
+
+def test_motion_that_differs_across_the_field_is_found_where_it_is():
+    frames = moving((0.0, 0.0))
+    left, right = moving((3.0, 0.0)), moving((-3.0, 0.0))
+    frames = torch.cat([left[..., :64], right[..., 64:]], dim=-1)
+    motion = estimate_motion(frames)[0, 0]
+    assert motion[:, 10:30].mean() > 1.5
+    assert motion[:, -30:-10].mean() < -1.5
+
+
+def test_missing_cells_do_not_disturb_the_motion_of_the_rest():
+    frames = moving((4.0, 2.0))
+    frames[..., 80:] = torch.nan
+    motion = estimate_motion(frames)[0, :, 16:-16, 8:64]
+    assert motion.isfinite().all()
+    assert (motion.mean(dim=(1, 2)) - torch.tensor([4.0, 2.0])).abs().max() < 0.4
+
+
+def test_rain_that_ends_in_a_sharp_edge_of_coverage_is_not_taken_for_standing_still():
+    frames = moving((5.0, 0.0))
+    y, x = np.mgrid[:128, :128]
+    frames[..., torch.from_numpy(np.hypot(y - 64, x - 64) > 50)] = torch.nan
+    assert estimate_motion(frames)[0, 0, 40:88, 40:88].mean() > 4.0
+
+
+def test_dry_and_all_missing_sequences_stand_still():
+    assert (estimate_motion(torch.zeros(1, 4, 64, 64)) == 0).all()
+    assert (estimate_motion(torch.full((1, 4, 64, 64), torch.nan)) == 0).all()
+
+
+def test_sequences_in_a_batch_do_not_know_of_each_other():
+    slow, fast = moving((1.0, 0.0)), moving((6.0, 0.0))
+    together = estimate_motion(torch.cat([slow, fast]))
+    torch.testing.assert_close(together[1:], estimate_motion(fast), atol=1e-4, rtol=1e-4)
+
+
+def test_uniform_advection_moves_a_cell_by_whole_cells_and_leaves_nan_upwind():
+    field = torch.zeros(1, 20, 20)
+    field[0, 10, 5] = 7.0
+    motion = torch.zeros(1, 2, 20, 20)
+    motion[:, 0], motion[:, 1] = 2.0, -1.0
+    moved = advect(field, motion, 3)
+    assert moved.shape == (1, 3, 20, 20)
+    assert moved[0, 2, 7, 11] == 7.0
+    assert moved[0, 2].nansum() == 7.0
+    assert moved[0, 2, :, :6].isnan().all()
+    assert moved[0, 2, -3:].isnan().all()
+    assert moved[0, 2, :-3, 6:].isfinite().all()
+
+
+def test_trajectories_follow_a_rotation():
+    y, x = torch.meshgrid(torch.arange(65.0) - 32, torch.arange(65.0) - 32, indexing="ij")
+    angle = 0.05
+    motion = torch.stack([-y * angle, x * angle])[None]
+    *_, back = trajectories(motion, 10)
+    # After 10 steps the rain at (x, y) came from where a turn by -0.5 rad puts it.
+    turned = torch.stack([
+        x * np.cos(0.5) + y * np.sin(0.5),
+        -x * np.sin(0.5) + y * np.cos(0.5),
+    ])  # fmt: skip
+    inside = (x.hypot(y) < 25)[None].expand(2, -1, -1)
+    origin = torch.stack([x, y]) - back[0]
+    assert (origin - turned)[inside].abs().max() < 0.5
+
+
+def test_sampling_next_to_missing_cells_does_not_mix_them_in():
+    field = torch.full((1, 8, 8), 5.0)
+    field[..., 4:] = torch.nan
+    shifted = sample(field, torch.full((1, 2, 8, 8), -0.25))
+    assert (((shifted - 5.0).abs() < 1e-4) | shifted.isnan()).all()
+    assert shifted[0, 2, 2].isfinite()
+    assert shifted[0, 2, 5].isnan()
+
+
+def test_motion_has_gradients_where_a_network_could_use_them():
+    field = rain_field()[None].requires_grad_()
+    advect(field, torch.ones(1, 2, 128, 128), 2).nan_to_num().sum().backward()
+    assert field.grad.abs().sum() > 0
