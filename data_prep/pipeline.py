@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from itertools import groupby
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import xarray as xr
@@ -18,6 +18,7 @@ from data_prep.rain_rate import to_rain_rate
 from data_prep.sampling import Sampling, write_samples
 from data_prep.schema import (
     LARGEST_RATE,
+    PACKED_SCALE,
     RefusedInput,
     iso,
     minutes,
@@ -145,7 +146,7 @@ def scan(source: str | Path, recipe: Recipe) -> list[Entry]:
 
 
 def load(entries: list[Entry], recipe: Recipe) -> xr.DataArray:
-    """Read files into one rain array, mm/h.
+    """Read files into one rain array, mm/h, with the very values that a store of them holds.
 
     Raises:
         RefusedInput: If a file cannot be read (unless the recipe leaves a gap) or lies on another grid.
@@ -167,7 +168,9 @@ def load(entries: list[Entry], recipe: Recipe) -> xr.DataArray:
                 do="narrow the pattern in the prep configuration",
             )
     coordinates = {name: first[name] for name in ("y", "x", "lat", "lon", "crs")}
-    values = np.stack([frame.values for frame in frames])
+    # In the steps of the store, so that a live frame is what the archive would hold.
+    steps = (np.rint(frame.values.astype(np.float64) / PACKED_SCALE) for frame in frames)
+    values = np.stack([(count * PACKED_SCALE).astype(np.float32) for count in steps])
     return rain_array_on(values, time=np.array([f["time"].values for f in frames]), coordinates=coordinates)
 
 
@@ -255,7 +258,7 @@ def _refuse_off_clock(times: list[np.datetime64], store: str | Path, recipe: Rec
     """Refuse, before anything is written, times that one regular clock cannot hold."""
     if not times:
         return
-    known = open_store(store)["time"].values if Path(store).exists() else []
+    known: Any = open_store(store)["time"].values if Path(store).exists() else []
     every = np.array([*known, *times], dtype="datetime64[ns]")
     step = time_step(every)
     if recipe.time_step_minutes not in (None, minutes(step)):

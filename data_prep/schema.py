@@ -190,7 +190,7 @@ def minutes(step: np.timedelta64) -> float:
     return float(step / np.timedelta64(1, "s")) / 60
 
 
-def iso(time: np.datetime64) -> str:
+def iso(time: np.datetime64 | np.ndarray) -> str:
     """A time as ``2010-08-26T05:00`` (seconds only where they are not zero)."""
     text = str(time.astype("datetime64[s]"))
     return text.removesuffix(":00")

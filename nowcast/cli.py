@@ -70,13 +70,14 @@ def forecast(
         allow_dry: Write a forecast even if no frame of the context holds rain.
         device: Where to compute, as torch names devices.
     """
+    from nowcast.forecaster import refuse_dry
     from nowcast.load import load_forecaster
     from nowcast.products import forecast_to_file
 
     forecaster = load_forecaster(model, device=device)
     context = _context(source, time, forecaster.context_frames, prep)
     if not allow_dry:
-        _refuse_dry(context)
+        refuse_dry(context)
     forecast_to_file(output, forecaster, context, lead_steps=lead_steps, members=members, seed=seed)
     count = forecaster.member_count(members)
     print(f"{output}: {count} member(s), {lead_steps} lead times, by {forecaster.name}")
@@ -90,7 +91,7 @@ def verify(
     reference: str = "persistence",
     part: Literal["held_out", "all", "train", "validation", "test"] = "held_out",
     stride: int = 1,
-    members: int = 20,
+    members: int = 10,
     lead_steps: int = 18,
     seed: int = 0,
     device: str = "cpu",
@@ -112,9 +113,10 @@ def verify(
     """
     from data_prep.schema import iso, open_radar
     from nowcast.evaluation import evaluate, scored, skill_table, valid_starts
+    from nowcast.load import load_forecasters
     from nowcast.plotting import plot_scores, save_figure
 
-    forecasters = _named_forecasters([reference, *model], device)
+    forecasters = load_forecasters([reference, *model], device=device)
     frames = max(forecaster.context_frames for forecaster in forecasters.values())
     radar = open_radar(store)
     starts = valid_starts(radar, context_frames=frames, lead_steps=lead_steps, stride=stride, part=part)
@@ -147,7 +149,7 @@ def plot(
     """
     from data_prep.schema import open_radar
     from nowcast.plotting import animate, plot_map, plot_panel, save_figure
-    from nowcast.products import read_forecast
+    from nowcast.products import at_lead_time, read_forecast
 
     ensemble = read_forecast(forecast)
     observed = open_radar(store) if store else None
@@ -157,7 +159,7 @@ def plot(
     elif lead_minutes is None:
         save_figure(plot_panel(observed, ensemble, threshold=threshold), output)
     else:
-        save_figure(plot_map(_at_lead(mean, lead_minutes)).figure, output)
+        save_figure(plot_map(at_lead_time(mean, lead_minutes)).figure, output)
     print(output)
     return DONE
 
@@ -185,26 +187,37 @@ def prep(source: str, store: str, recipe: Callable[[], Any]) -> int:
 
 def train(argv: Sequence[str]) -> int:
     """Train networks; the subcommands and options are those of Lightning's command line."""
+    trainer = training_cli(argv).trainer
+    saved = getattr(trainer.checkpoint_callback, "last_model_path", "") or getattr(
+        trainer.checkpoint_callback, "best_model_path", ""
+    )
+    if saved:
+        print(f"checkpoint: {saved}")
+    return DONE
+
+
+def training_cli(argv: Sequence[str], *, run: bool = True) -> Any:
+    """Lightning's command line for our networks and data.
+
+    Args:
+        argv: Its arguments; with a subcommand first if it runs.
+        run: Whether to run the subcommand, or only to build model, data and trainer.
+    """
     from pytorch_lightning.cli import LightningCLI
 
     from nowcast.datamodule import RadarDataModule
     from nowcast.gan import NowcastGAN
 
     warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
-    cli = LightningCLI(
+    return LightningCLI(
         NowcastGAN,
         RadarDataModule,
         args=list(argv),
+        run=run,
         seed_everything_default=0,
         save_config_kwargs={"overwrite": True},
-        parser_kwargs={"prog": "nowcast train", "default_env": False},
+        parser_kwargs={"prog": "nowcast train"},
     )
-    saved = getattr(cli.trainer.checkpoint_callback, "last_model_path", "") or getattr(
-        cli.trainer.checkpoint_callback, "best_model_path", ""
-    )
-    if saved:
-        print(f"checkpoint: {saved}")
-    return DONE
 
 
 COMMANDS: dict[str, Callable[..., int]] = {
@@ -278,7 +291,8 @@ def _parse_signature(name: str, argv: Sequence[str]) -> Callable[[], int]:
     for argument in POSITIONAL.get(name, ()):
         parser.add_argument(argument, type=str)
     parser.add_function_arguments(command, skip=set(POSITIONAL.get(name, ())), fail_untyped=True)
-    return partial(command, **parser.parse_args(_joined(argv)).as_dict())
+    words = _appending(argv) if command is verify else list(argv)
+    return partial(command, **parser.parse_args(words).as_dict())
 
 
 def _parse_recipe(name: str, argv: Sequence[str]) -> Callable[[], int]:  # noqa: ARG001
@@ -293,15 +307,9 @@ def _pass_on(name: str, argv: Sequence[str]) -> Callable[[], int]:
     return partial(COMMANDS[name], argv)
 
 
-def _joined(argv: Sequence[str]) -> list[str]:
+def _appending(argv: Sequence[str]) -> list[str]:
     """Let ``--model A --model B`` mean both: the parser's own form for that is ``--model+ A``."""
-    several = sum(argument.split("=")[0] == "--model" for argument in argv) > 1
-    return [
-        argument.replace("--model", "--model+", 1)
-        if argument.split("=")[0] == "--model" and several
-        else argument
-        for argument in argv
-    ]
+    return ["--model+" + word[7:] if word.split("=")[0] == "--model" else word for word in argv]
 
 
 def _recipe_parser(*, required: bool = True) -> Any:
@@ -344,64 +352,6 @@ def _context(source: str, time: str, frames: int, prep: str | None) -> Any:
         return read_latest(source, read_recipe(prep), frames=frames, time=instant)
     radar = open_radar(source)
     return context_at(radar, radar["time"].values[-1] if instant is None else instant, frames)
-
-
-def _refuse_dry(context: Any) -> None:
-    """Refuse a context without rain: a forecast from it says nothing that the context does not.
-
-    Raises:
-        RefusedInput: If no observed cell of any frame holds rain.
-    """
-    from data_prep.schema import RefusedInput, iso
-
-    observed = context.notnull()
-    if bool(observed.any()) and not bool((context > 0).any()):
-        times = context["time"].values
-        raise RefusedInput(
-            "a context holds rain in one cell or more",
-            came=f"{times.size} dry frames up to {iso(times[-1])}",
-            do="choose another time, or --allow_dry true to write the dry forecast",
-        )
-
-
-def _at_lead(mean: Any, lead_minutes: int) -> Any:
-    """The field at a lead time.
-
-    Raises:
-        RefusedInput: If the forecast does not have it.
-    """
-    import numpy as np
-
-    from data_prep.schema import RefusedInput
-
-    leads = (mean["lead_time"].values / np.timedelta64(1, "m")).astype(int)
-    if lead_minutes not in leads:
-        raise RefusedInput(
-            f"--lead_minutes is one of {', '.join(map(str, leads))}",
-            came=lead_minutes,
-            do="choose one of them",
-        )
-    return mean.isel(lead_time=int(np.flatnonzero(leads == lead_minutes)[0]))
-
-
-def _named_forecasters(models: Sequence[str], device: str) -> dict[str, Any]:
-    """Forecasters by the name the user gave, or their own; each once."""
-    from data_prep.schema import RefusedInput
-    from nowcast.load import load_forecaster
-
-    forecasters = {}
-    for model in models:
-        name, _, path = model.partition("=")
-        forecaster = load_forecaster(path or model, device=device)
-        label = name if path else forecaster.name
-        if label in forecasters and label not in ("persistence", "extrapolation"):
-            raise RefusedInput(
-                "models to compare have different names",
-                came=f"{label} twice",
-                do="use --model NAME=CHECKPOINT",
-            )
-        forecasters[label] = forecaster
-    return forecasters
 
 
 def _help() -> str:

@@ -38,7 +38,8 @@ class RadarCrops(Dataset):
         index = _open_samples(store)
         self.frames: int = index.attrs["frames"]
         window = (index.attrs["height"], index.attrs["width"])
-        self.height, self.width = (size, size) if size else window
+        self.height: int = size or window[0]
+        self.width: int = size or window[1]
         if self.height > window[0] or self.width > window[1]:
             raise RefusedInput(
                 f"a crop is no larger than the sampled windows of {window[0]} x {window[1]}",

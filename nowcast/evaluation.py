@@ -71,7 +71,7 @@ def verify(
 def evaluate(
     forecasters: Mapping[str, Forecaster],
     radar: xr.DataArray,
-    starts: Sequence[np.datetime64],
+    starts: Sequence[np.datetime64] | np.ndarray,
     *,
     lead_steps: int = 18,
     members: int = 20,
@@ -94,18 +94,20 @@ def evaluate(
     """
     step = time_step(radar["time"].values)
     leads = step * np.arange(1, lead_steps + 1)
+    longest = max(forecaster.context_frames for forecaster in forecasters.values())
     cases = []
     for number, start in enumerate(starts, start=1):
+        window = radar.sel(time=slice(start - longest * step, start + leads[-1])).load()
         forecasts = {
             name: forecaster.forecast(
-                context_at(radar, start, forecaster.context_frames),
+                context_at(window, start, forecaster.context_frames),
                 lead_steps=lead_steps,
                 members=members,
                 seed=seed,
             ).values
             for name, forecaster in forecasters.items()
         }
-        cases.append(_case_sums(forecasts, radar.sel(time=start + leads).values, thresholds))
+        cases.append(_case_sums(forecasts, window.sel(time=start + leads).values, thresholds))
         logger.info("case %d of %d: %s", number, len(starts), iso(start))
     sums = xr.concat(cases, dim="case")
     return sums.assign_coords(
@@ -211,7 +213,7 @@ def context_at(radar: xr.DataArray, time: np.datetime64, frames: int) -> xr.Data
             came=f"no frame at {', '.join(iso(gap) for gap in lacking)}",
             do="choose a time after the gap",
         )
-    return radar.sel(time=wanted)
+    return radar.sel(time=slice(wanted[0], wanted[-1]))
 
 
 def _allowed(radar: xr.DataArray, part: Part) -> np.ndarray:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -122,9 +123,7 @@ def label(values: np.ndarray, context: xr.DataArray, *, attributes: dict[str, ob
     )
 
 
-def forecast_coordinates(
-    context: xr.DataArray, *, members: int, lead_steps: int
-) -> dict[str, xr.DataArray | tuple]:
+def forecast_coordinates(context: xr.DataArray, *, members: int, lead_steps: int) -> dict[str, Any]:
     """Coordinates of a forecast from a context."""
     times = context["time"].values.astype("datetime64[ns]")
     lead_times = np.arange(1, lead_steps + 1) * time_step(times).astype("timedelta64[ns]")
@@ -135,6 +134,21 @@ def forecast_coordinates(
         "forecast_reference_time": ((), times[-1]),
         **{name: context[name].variable for name in ("y", "x", "lat", "lon", "crs")},
     }
+
+
+def refuse_dry(context: xr.DataArray) -> None:
+    """Refuse a context without rain: a forecast from it says nothing that the context does not.
+
+    Raises:
+        RefusedInput: If cells are observed but none of them holds rain in any frame.
+    """
+    if bool(context.notnull().any()) and not bool((context > 0).any()):
+        times = context["time"].values
+        raise RefusedInput(
+            "a context holds rain in one cell or more",
+            came=f"{times.size} dry frames up to {iso(times[-1])}",
+            do="choose another time, or --allow_dry true to write the dry forecast",
+        )
 
 
 def member_seed(seed: int, reference_time: np.datetime64, member: int) -> int:

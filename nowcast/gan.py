@@ -5,10 +5,11 @@ from __future__ import annotations
 import copy
 from collections import deque
 from importlib.metadata import version
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.core.optimizer import LightningOptimizer
 from torch import Tensor
 
 from data_prep.schema import RefusedInput
@@ -44,6 +45,8 @@ class NowcastGAN(pl.LightningModule):
         validation_members: Ensemble size in validation.
     """
 
+    batches_seen: Tensor
+
     def __init__(
         self,
         generator: Generator,
@@ -62,7 +65,7 @@ class NowcastGAN(pl.LightningModule):
         super().__init__()
         refuse_unknown_transform(transform)
         self.automatic_optimization = False
-        self.generator = generator.to(memory_format=torch.channels_last)  # 1.6 times as fast on a CPU
+        self.generator = generator
         self.discriminator = discriminator
         self.transform = transform
         self.generator_lr = generator_lr
@@ -155,7 +158,12 @@ class NowcastGAN(pl.LightningModule):
         return {f"generator.{name}": value for name, value in statistics.items() if ".running_" in name}
 
     def _data(self) -> dict[str, float]:
-        return self.trainer.datamodule.description  # type: ignore[attr-defined, no-any-return]
+        return self.trainer.datamodule.description  # type: ignore[attr-defined]
+
+    def _optimizers(self) -> tuple[LightningOptimizer, LightningOptimizer]:
+        """Of the generator and of the discriminators."""
+        generator, discriminator = cast(list[LightningOptimizer], self.optimizers())
+        return generator, discriminator
 
     def _split(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """Context in network values; target in mm/h and its mask, (B, L, 1, H, W).
@@ -177,7 +185,7 @@ class NowcastGAN(pl.LightningModule):
     def _discriminator_step(self, context: Tensor, target: Tensor, mask: Tensor) -> None:
         with torch.no_grad():
             fake = self._sample(context, 1)[0]
-        _, optimizer = self.optimizers()  # type: ignore[misc]
+        _, optimizer = self._optimizers()
         self.toggle_optimizer(optimizer)
         judge = self._critics(context, mask)
         loss, diagnostics = discriminator_hinge(*judge(to_network(target, self.transform), fake))
@@ -188,7 +196,7 @@ class NowcastGAN(pl.LightningModule):
         self._log({"loss/discriminator": loss, **diagnostics})
 
     def _generator_step(self, context: Tensor, target: Tensor, mask: Tensor) -> None:
-        optimizer, _ = self.optimizers()  # type: ignore[misc]
+        optimizer, _ = self._optimizers()
         self.toggle_optimizer(optimizer)
         samples = self._sample(context, self.samples)
         judge = self._critics(context, mask)

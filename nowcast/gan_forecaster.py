@@ -103,10 +103,11 @@ class GANForecaster(Forecaster):
             raise RefusedInput(
                 f"{self.name} forecasts up to {longest} steps", came=lead_steps, do="lower lead_steps"
             )
-        frames = torch.from_numpy(context.values).to(self.device)[None, :, None]
+        rows, columns = _box(np.isfinite(context.values).any(axis=0))
+        last = context.values[-1]
+        frames = torch.from_numpy(context.values[:, rows, columns]).to(self.device)[None, :, None]
         height, width = frames.shape[-2:]
         reference_time = context["time"].values[-1]
-        unseen = ~np.isfinite(context.values[-1])
         with torch.inference_mode():
             states = self.generator.encode(to_network(frames, self.card["transform"]))
             for member in range(members):
@@ -114,7 +115,16 @@ class GANForecaster(Forecaster):
                 z = torch.randn(1, *self.generator.latent_shape(height, width), generator=noise)
                 value = self.generator.decode(states, z.to(self.device), size=(height, width))
                 rain = to_rain(value, self.card["transform"]).clamp(min=0)[0, :lead_steps, 0]
-                yield np.where(unseen, np.float32(np.nan), rain.float().cpu().numpy())
+                forecast = np.full((lead_steps, *last.shape), np.nan, np.float32)
+                forecast[:, rows, columns] = rain.float().cpu().numpy()
+                forecast[:, ~np.isfinite(last)] = np.nan
+                yield forecast
+
+
+def _box(observed: np.ndarray) -> tuple[slice, slice]:
+    """Rows and columns of the smallest box around the observed cells: the network works on no more."""
+    rows, columns = np.flatnonzero(observed.any(axis=1)), np.flatnonzero(observed.any(axis=0))
+    return slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
 
 
 def describe_data(array: xr.DataArray) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from data_prep.schema import RefusedInput
@@ -35,3 +36,26 @@ def load_forecaster(model: str | Path, *, device: str = "cpu") -> Forecaster:
     from nowcast.gan_forecaster import GANForecaster
 
     return GANForecaster.from_checkpoint(model, device=device)
+
+
+def load_forecasters(models: Sequence[str], *, device: str = "cpu") -> dict[str, Forecaster]:
+    """Load several forecasters, by name.
+
+    Args:
+        models: As for `load_forecaster`, or ``NAME=CHECKPOINT`` to give a name of one's own.
+        device: Where they compute.
+
+    Raises:
+        RefusedInput: If one cannot be loaded, or two checkpoints have one name.
+    """
+    forecasters: dict[str, Forecaster] = {}
+    for model in models:
+        name, _, path = model.rpartition("=")
+        forecaster = load_forecaster(path, device=device)
+        label = name or forecaster.name
+        if label in forecasters and label not in BASELINES:
+            raise RefusedInput(
+                "models to compare have different names", came=f"{label} twice", do="use NAME=CHECKPOINT"
+            )
+        forecasters[label] = forecaster
+    return forecasters

@@ -11,7 +11,7 @@ surrounding motion where the rain says little. Advection is backward semi-Lagran
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -177,8 +177,8 @@ def _gradient(field: Tensor) -> tuple[Tensor, Tensor]:
     return (padded[:, 1:-1, 2:] - padded[:, 1:-1, :-2]) / 2, (padded[:, 2:, 1:-1] - padded[:, :-2, 1:-1]) / 2
 
 
-def _resize(motion: Tensor, size: tuple[int, int]) -> Tensor:
-    return F.interpolate(motion, size=size, mode="bilinear", align_corners=False)
+def _resize(motion: Tensor, size: Sequence[int]) -> Tensor:
+    return F.interpolate(motion, size=list(size), mode="bilinear", align_corners=False)
 
 
 def _blur(field: Tensor, sigma: float) -> Tensor:

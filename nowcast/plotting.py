@@ -99,7 +99,8 @@ def plot_panel(
                     ha="right", va="center", fontsize=9)  # fmt: skip
     _draw_panel_keys(figure, axes, with_probability=rows.sizes["realization"] > 1)
     members = f"{rows.sizes['realization']} members" if rows.sizes["realization"] > 1 else ""
-    title = ", ".join(part for part in (heading(rows.drop_vars(["time", "lead_time"])), members) if part)
+    made_by = f"by {ensemble.attrs['model']}" if "model" in ensemble.attrs else ""
+    title = ", ".join(filter(None, (heading(rows.drop_vars(["time", "lead_time"])), made_by, members)))
     width, height = figure.get_size_inches()
     figure.suptitle(title, x=_PANEL_LEFT / width, y=1 - 0.1 / height, ha="left", va="top", fontsize=12)
     return figure
@@ -214,8 +215,7 @@ def plot_scores(
     """Curves of scores by lead time, one axes a score and one line a model.
 
     Args:
-        scores: Variables by (model, lead_time) or (model, lead_time, threshold), with their meaning and unit
-            in ``long_name`` and ``units``.
+        scores: Variables by (model, lead_time) or (model, lead_time, threshold), with their ``units``.
         variables: Names of the scores to draw.
         threshold: mm/h, of the scores that depend on one.
 

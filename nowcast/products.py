@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import netCDF4
 import numpy as np
@@ -41,6 +42,22 @@ def exceedance_probability(ensemble: xr.DataArray, threshold: float) -> xr.DataA
     return probability.rename("probability_of_rainfall_rate_above_threshold").assign_attrs(
         long_name=f"probability of rain of {threshold:g} mm/h or more", units="1", threshold=threshold
     )
+
+
+def at_lead_time(forecast: xr.DataArray, lead_minutes: int) -> xr.DataArray:
+    """The part of a forecast at one lead time.
+
+    Raises:
+        RefusedInput: If the forecast does not have it.
+    """
+    leads = forecast["lead_time"].values / np.timedelta64(1, "m")
+    if lead_minutes not in leads:
+        raise RefusedInput(
+            f"--lead_minutes is one of {', '.join(f'{lead:g}' for lead in leads)}",
+            came=lead_minutes,
+            do="choose one of them",
+        )
+    return forecast.isel(lead_time=int(np.flatnonzero(leads == lead_minutes)[0]))
 
 
 def forecast_to_file(
@@ -170,7 +187,7 @@ def _define(
     file.createDimension("time", coordinates.sizes["lead_time"])
     file.createDimension("input_time", input_times.size)
 
-    def variable(name: str, kind: str, dims: tuple[str, ...], values: object, **attrs: object) -> None:
+    def variable(name: str, kind: str, dims: tuple[str, ...], values: Any, **attrs: Any) -> None:
         created = file.createVariable(name, kind, dims)
         created.setncatts(attrs)
         created[...] = values

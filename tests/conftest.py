@@ -34,8 +34,16 @@ def radar_data() -> Path:
 def make_rain():
     """Rain arrays on a 1-km grid, by default of one blob that moves 2 columns and 1 row a frame."""
 
-    def make(frames: int = 8, size: int = 64, *, speed: tuple[float, float] = (2, 1), first: int = 0,
-             missing_rows: int = 0, spacing: float = 1000.0, step: np.timedelta64 = STEP) -> xr.DataArray:  # fmt: skip
+    def make(
+        frames: int = 8,
+        size: int = 64,
+        *,
+        speed: tuple[float, float] = (2, 1),
+        first: int = 0,
+        missing_rows: int = 0,
+        spacing: float = 1000.0,
+        step: np.timedelta64 = STEP,
+    ) -> xr.DataArray:
         y, x = np.mgrid[:size, :size]
         n = (first + np.arange(frames))[:, None, None]
         column, row = size * 0.3 + speed[0] * n, size * 0.35 + speed[1] * n

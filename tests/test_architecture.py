@@ -11,8 +11,8 @@ ROOT = Path(__file__).resolve().parents[1]
 MODULES = sorted(path for package in ("nowcast", "data_prep") for path in (ROOT / package).rglob("*.py"))
 TORCH = {"torch", "pytorch_lightning"}
 MAY_USE_PIPELINE = {"nowcast.cli", "nowcast.demo"}
-WITHOUT_TORCH = {"nowcast.forecaster", "nowcast.products", "nowcast.plotting", "nowcast.evaluation", "nowcast.load",
-                 "nowcast.verification", "nowcast.basemap"}  # fmt: skip
+WITHOUT_TORCH = {"nowcast.forecaster", "nowcast.products", "nowcast.plotting", "nowcast.evaluation",
+                 "nowcast.load", "nowcast.verification", "nowcast.basemap", "nowcast.maps"}  # fmt: skip
 LINES = 450
 LINES_OF_A_FUNCTION = 60
 

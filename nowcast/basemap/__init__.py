@@ -102,7 +102,7 @@ def _archive() -> dict[str, np.ndarray]:
 
 @lru_cache(maxsize=3)
 def _packed(kind: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Longitude and latitude of all points of a kind (degrees, float32), and the number of their line."""
+    """Longitude and latitude of all points of a kind (degrees), and the number of their line."""
     archive = _archive()
     longitude, latitude = np.cumsum(archive[f"{kind}_steps"], axis=1) * DEGREE
     sizes = archive[f"{kind}_sizes"]

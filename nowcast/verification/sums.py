@@ -42,7 +42,7 @@ def lead_sums(
         "squared_error": (error**2).sum(),
         "crps": ensemble_crps(members, observed).sum(),
     }
-    sums = {name: np.float64(float(total)) for name, total in totals.items()}
+    sums = {name: np.array(float(total)) for name, total in totals.items()}
     for prefix, forecast in (("", mean), ("member_", members)):
         counts = [_contingency(forecast >= level, observed >= level) for level in thresholds]
         for name, column in zip(("hits", "misses", "false_alarms"), zip(*counts, strict=True), strict=True):

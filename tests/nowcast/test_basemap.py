@@ -70,11 +70,13 @@ def test_limits_may_be_given_in_either_order():
     assert len(turned["coast"]) == len(basemap.lines(*DUTCH_BOX, DUTCH)["coast"]) > 0
 
 
-def test_the_coast_goes_on_across_the_antimeridian():
+def test_fiji_is_whole_at_the_antimeridian_and_has_no_coast_along_it():
     crs = pyproj.CRS.from_proj4("+proj=laea +lat_0=-17 +lon_0=180 +datum=WGS84 +units=m")
     found = basemap.lines((-500e3, 500e3), (-500e3, 500e3), crs)
+    x = np.concatenate([line[:, 0] for line in found["coast"]])
     assert longest_step_km(found) < 40
-    assert any(line[:, 0].min() < 0 < line[:, 0].max() for line in found["coast"])
+    assert -2e3 < x[x < -1].max() < 0 < x[x > 1].min() < 2e3
+    assert not any((np.abs(line[:-1, 0]) + np.abs(line[1:, 0]) < 1).any() for line in found["coast"])
 
 
 def test_no_line_leads_to_the_south_pole():
