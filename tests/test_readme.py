@@ -1,0 +1,39 @@
+"""The README's Python is run as it stands."""
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from data_prep.pipeline import prepare
+from nowcast.cli import COMMANDS, read_recipe
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+@pytest.mark.radar
+def test_the_python_of_the_readme_runs_on_real_radar(radar_data, tmp_path, monkeypatch):
+    source = tmp_path / "in"
+    source.mkdir()
+    for path in sorted((radar_data / "knmi").rglob("*.h5")):
+        if "0445" <= path.stem[-4:] <= "0630":
+            shutil.copyfile(path, source / path.name)
+    prepare(source, tmp_path / "knmi.zarr", read_recipe(str(ROOT / "configs/prep/knmi.yaml")))
+    (block,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    exec(block, names)
+    assert names["ensemble"].dims == ("realization", "lead_time", "y", "x")
+    assert (names["scores"]["mae_skill"].sel(model="extrapolation") > 0).all()
+
+
+def test_the_readme_names_every_command_that_there_is():
+    for name in COMMANDS.keys() - {"demo", "doctor"}:
+        assert f"nowcast {name}" in README, name
+
+
+def test_the_files_that_the_readme_links_to_exist():
+    for target in re.findall(r"\]\(([^)#:]+)\)", README):
+        assert (ROOT / target).is_file(), target
