@@ -15,7 +15,7 @@ import xarray as xr
 
 from data_prep import readers
 from data_prep.rain_rate import to_rain_rate
-from data_prep.sampling import Sampling, write_samples
+from data_prep.sampling import GROUP, Sampling, refuse_small_grid, write_samples
 from data_prep.schema import (
     LARGEST_RATE,
     PACKED_SCALE,
@@ -28,7 +28,7 @@ from data_prep.schema import (
     time_step,
 )
 from data_prep.splits import Splits, split_codes
-from data_prep.store import SHARD_FRAMES, About, Layout, refuse_other_grid, write_frames
+from data_prep.store import SHARD_FRAMES, About, Layout, lock, refuse_other_grid, write_frames
 
 logger = logging.getLogger(__name__)
 
@@ -95,26 +95,33 @@ def prepare(source: str | Path, store: str | Path, recipe: Recipe) -> int:
             the clock, or the store holds another grid. Frames of earlier batches stay in the store.
     """
     entries = scan(source, recipe)
-    if Path(store).exists():
-        refuse_other_grid(store, load(entries[:1], recipe))
-    new = _not_stored(entries, store)
-    _refuse_off_clock([entry.time for entry in new], store, recipe)
-    written = 0
-    for batch in _batches(new, store):
-        frames = load(batch, recipe)
-        write_split_frames(store, frames, recipe)
-        written += frames.sizes["time"]
-        logger.info("%d of %d frames, to %s", written, len(new), iso(frames["time"].values[-1]))
-    return finish(store, recipe, written=written)
+    first = load(entries[:1], recipe)
+    if recipe.sampling is not None:
+        refuse_small_grid(first, recipe.sampling)
+    with lock(store):
+        if Path(store).exists():
+            refuse_other_grid(store, first)
+        new = _not_stored(entries, store)
+        _refuse_off_clock([entry.time for entry in new], store, recipe)
+        written = 0
+        for batch in _batches(new, store):
+            frames = load(batch, recipe)
+            write_split_frames(store, frames, recipe)
+            written += frames.sizes["time"]
+            logger.info("%d of %d frames, to %s", written, len(new), iso(frames["time"].values[-1]))
+        return finish(store, recipe, written=written)
 
 
 def prepare_arrays(arrays: Iterator[xr.DataArray], store: str | Path, recipe: Recipe) -> int:
     """As `prepare`, from rain arrays that come in order of time (synthetic rain, another archive)."""
     written = 0
-    for array in arrays:
-        write_split_frames(store, array, recipe)
-        written += array.sizes["time"]
-    return finish(store, recipe, written=written)
+    with lock(store):
+        for array in arrays:
+            if recipe.sampling is not None:
+                refuse_small_grid(array, recipe.sampling)
+            write_split_frames(store, array, recipe)
+            written += array.sizes["time"]
+        return finish(store, recipe, written=written)
 
 
 def scan(source: str | Path, recipe: Recipe) -> list[Entry]:
@@ -189,14 +196,24 @@ def read_latest(
         RefusedInput: As `scan` and `load`, and if no file has the time.
     """
     entries = scan(source, recipe)
-    upto = [entry for entry in entries if time is None or entry.time <= time][-frames:]
-    if time is not None and (not upto or upto[-1].time != time):
+    times = np.array([entry.time for entry in entries], dtype="datetime64[ns]")
+    last = times[-1] if time is None else time
+    if last not in times:
         raise RefusedInput(
-            f"--time is the time of a file between {iso(entries[0].time)} and {iso(entries[-1].time)}",
-            came=iso(time),
+            f"--time is the time of a file between {iso(times[0])} and {iso(times[-1])}",
+            came=iso(last),
             do="choose the time of a file",
         )
-    return load(upto, recipe)
+    step = _step(recipe) if recipe.time_step_minutes is not None else time_step(times)
+    wanted = last - step * np.arange(frames)
+    lacking = np.setdiff1d(wanted, times)
+    if lacking.size:
+        raise RefusedInput(
+            f"a context is {frames} frames every {minutes(step):g} min without a gap up to {iso(last)}",
+            came=f"no file of {', '.join(iso(gap) for gap in lacking)}",
+            do="choose a time after the gap",
+        )
+    return load([entry for entry in entries if entry.time in wanted], recipe)
 
 
 def write_split_frames(store: str | Path, frames: xr.DataArray, recipe: Recipe) -> None:
@@ -207,8 +224,8 @@ def write_split_frames(store: str | Path, frames: xr.DataArray, recipe: Recipe) 
 
 
 def finish(store: str | Path, recipe: Recipe, *, written: int) -> int:
-    """Draw the sample index anew where frames came, and report."""
-    if recipe.sampling is not None and written:
+    """Draw the sample index anew where frames came or there is none, and report."""
+    if recipe.sampling is not None and (written or not (Path(store) / GROUP).exists()):
         logger.info("%d sampled windows", write_samples(store, recipe.sampling))
     return written
 
@@ -227,9 +244,15 @@ def _readable(path: Path, recipe: Recipe) -> list[xr.DataArray]:
     try:
         reader = readers.get_reader(recipe.reader) if recipe.reader else readers.find_reader(path)
         rate = to_rain_rate(reader.read(path), z_r_a=recipe.z_r_a, z_r_b=recipe.z_r_b)
+        _refuse_senseless(rate, path)
     except RefusedInput as error:
         return _leave_gap(error, recipe)
     return [rate.clip(max=recipe.largest_rate, keep_attrs=True).assign_attrs(source_file=path.name)]
+
+
+def _step(recipe: Recipe) -> np.timedelta64:
+    """The time step that a recipe gives."""
+    return np.timedelta64(round((recipe.time_step_minutes or 0) * 60), "s")
 
 
 def _leave_gap(error: RefusedInput, recipe: Recipe) -> list:
@@ -237,6 +260,16 @@ def _leave_gap(error: RefusedInput, recipe: Recipe) -> list:
         raise error
     logger.warning("left out: %s", error)
     return []
+
+
+def _refuse_senseless(rate: xr.DataArray, path: Path) -> None:
+    """Refuse a frame with rates that no rain has, which packing would turn into others."""
+    if bool((rate < 0).any()) or bool(np.isinf(rate).any()):
+        raise RefusedInput(
+            "rain rates are finite and not negative",
+            came=f"{path} with {float(rate.min()):g} to {float(rate.max()):g} mm/h",
+            do="look at the calibration in its header, or leave it out",
+        )
 
 
 def _not_stored(entries: list[Entry], store: str | Path) -> list[Entry]:

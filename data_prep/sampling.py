@@ -61,6 +61,13 @@ class Sampling:
                 came=f"{self.frames} frames of {self.height} x {self.width}, stride {self.stride}",
                 do="correct the prep configuration",
             )
+        if not (0 <= self.q_min <= 1 and self.m >= 0 and self.s > 0 and 0 <= self.min_observed <= 1
+                and self.seed >= 0):  # fmt: skip
+            raise RefusedInput(
+                "0 <= q_min <= 1, m >= 0, s > 0, 0 <= min_observed <= 1 and seed >= 0 in sampling",
+                came=f"{self.q_min}, {self.m}, {self.s}, {self.min_observed} and {self.seed}",
+                do="correct the prep configuration",
+            )
 
 
 def write_samples(store: str | Path, sampling: Sampling) -> int:
@@ -87,13 +94,7 @@ def draw_samples(dataset: xr.Dataset, sampling: Sampling) -> xr.Dataset:
         column, ``split`` an index into `schema.SPLITS`.
     """
     rain = dataset["rainfall_rate"]
-    height, width = rain.sizes["y"], rain.sizes["x"]
-    if height < sampling.height or width < sampling.width:
-        raise RefusedInput(
-            f"a window of {sampling.height} x {sampling.width} cells fits into the grid",
-            came=f"a grid of {height} x {width}",
-            do="set sampling.height and sampling.width in the prep configuration",
-        )
+    refuse_small_grid(rain, sampling)
     saturation, observed = _block_sums(rain, sampling)
     rows = []
     for start in _unbroken_starts(dataset["time"].values, sampling):
@@ -113,6 +114,21 @@ def draw_samples(dataset: xr.Dataset, sampling: Sampling) -> xr.Dataset:
             for y, x in np.argwhere(accepted)
         ]
     return _as_dataset(rows, sampling)
+
+
+def refuse_small_grid(rain: xr.DataArray, sampling: Sampling) -> None:
+    """Refuse a grid into which no window fits.
+
+    Raises:
+        RefusedInput: If it is smaller than a window.
+    """
+    height, width = rain.sizes["y"], rain.sizes["x"]
+    if height < sampling.height or width < sampling.width:
+        raise RefusedInput(
+            f"a window of {sampling.height} x {sampling.width} cells fits into the grid",
+            came=f"a grid of {height} x {width}",
+            do="set sampling.height and sampling.width in the prep configuration",
+        )
 
 
 def _as_dataset(rows: list[tuple], sampling: Sampling) -> xr.Dataset:

@@ -209,7 +209,12 @@ def open_store(path: str | Path) -> xr.Dataset:
             came=f"{path} ({'no zarr.json in it' if path.exists() else 'does not exist'})",
             do="make one with: nowcast prep",
         )
-    dataset = xr.open_zarr(path, chunks=None, decode_timedelta=False)
+    try:
+        dataset = xr.open_zarr(path, chunks=None, decode_timedelta=False)
+    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+        raise RefusedInput(
+            "a radar store is intact", came=f"{path} ({type(error).__name__}: {error})", do="prepare it anew"
+        ) from error
     if VARIABLE not in dataset or dataset[VARIABLE].dims != ("time", "y", "x"):
         raise RefusedInput(
             f"a radar store holds {VARIABLE}(time, y, x)",

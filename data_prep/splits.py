@@ -37,11 +37,19 @@ class Splits:
                 came=unknown or "nothing",
                 do="correct the prep configuration",
             )
-        if self.block_minutes <= self.guard_minutes or self.guard_minutes < 0:
+        if not 0 <= self.guard_minutes < self.block_minutes < np.inf:
             raise RefusedInput(
                 "a guard gap is shorter than the block it ends and not negative",
                 came=f"guard {self.guard_minutes:g} min, block {self.block_minutes:g} min",
                 do="correct the prep configuration",
+            )
+        try:
+            known = not np.isnat(np.datetime64(self.origin, "ns"))
+        except ValueError:
+            known = False
+        if not known:
+            raise RefusedInput(
+                "splits.origin is a UTC time in ISO 8601", came=self.origin, do="as 2010-08-26T00:00"
             )
 
 

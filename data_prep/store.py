@@ -6,9 +6,14 @@ so that chunks without rain take no space; the CF ``_FillValue`` is 65535.
 
 from __future__ import annotations
 
+import fcntl
+import hashlib
 import os
 import shutil
+import tempfile
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -79,7 +84,7 @@ def write_frames(
         stored = open_store(path)
         times = np.concatenate([stored["time"].values, frames["time"].values])
         missing = missing_from_clock(times, time_step(times))
-        frames.drop_attrs().assign_attrs(stored.attrs).to_zarr(path, append_dim="time", consolidated=False)
+        _append(path, frames, committed=stored.sizes["time"])
     else:
         missing = missing_from_clock(frames["time"].values, time_step(frames["time"].values))
         _create(path, frames, about=about, layout=layout, recipe=recipe)
@@ -145,6 +150,42 @@ def _create(path: Path, frames: xr.Dataset, *, about: About, layout: Layout, rec
         os.replace(partial, path)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _append(path: Path, frames: xr.Dataset, *, committed: int) -> None:
+    """Write frames behind those that are committed; what an interrupted run left there is overwritten.
+
+    Nothing of it is visible before `consolidate`, because readers go by the consolidated metadata.
+    """
+    rate = frames[VARIABLE].values
+    packed = np.where(np.isfinite(rate), np.rint(rate.astype(np.float64) / PACKED_SCALE), PACKED_MISSING)
+    values = {
+        VARIABLE: packed.astype(np.uint16),
+        "split": frames["split"].values,
+        "time": frames["time"].values.astype("datetime64[s]").astype(np.int64),
+    }
+    for name, value in values.items():
+        array = zarr.open_array(path, path=name, mode="r+")
+        array.resize((committed + len(value), *array.shape[1:]))
+        array[committed:] = value
+
+
+@contextmanager
+def lock(path: str | Path) -> Iterator[None]:
+    """Keep other writers of the machine away from a store.
+
+    Raises:
+        RefusedInput: If another process is writing to it.
+    """
+    digest = hashlib.sha256(str(Path(path).resolve()).encode()).hexdigest()[:16]
+    with (Path(tempfile.gettempdir()) / f"nowcast-{digest}.lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise RefusedInput(
+                "one process writes to a store", came=f"another that is writing to {path}", do="wait for it"
+            ) from error
+        yield
 
 
 def _encoding(frames: xr.Dataset, layout: Layout) -> dict[str, dict]:

@@ -247,25 +247,34 @@ def main(argv: Sequence[str] | None = None) -> int:
         return WRONG_USAGE
     try:
         run = PARSERS.get(name, _parse_signature)(name, rest)
-        return _run(name, run, debug=debug)
+        _set_up_logging()
+        return run()
     except SystemExit as stop:  # argparse: help and usage errors
         return stop.code if isinstance(stop.code, int) else WRONG_USAGE
-
-
-def _run(name: str, command: Callable[[], int], *, debug: bool) -> int:
-    """Run a parsed command; a refused input becomes one line."""
-    from data_prep.schema import RefusedInput
-
-    _set_up_logging()
-    try:
-        return command()
-    except RefusedInput as error:
-        if debug:
-            raise
-        print(f"nowcast {name}: {error}", file=sys.stderr)
     except KeyboardInterrupt:
         print(f"nowcast {name}: stopped", file=sys.stderr)
-    return REFUSED
+        return REFUSED
+    except Exception as error:  # noqa: BLE001 (whatever it is, the user gets one line; --debug shows the rest)
+        if debug:
+            raise
+        print(f"nowcast {name}: {_explain(error)}", file=sys.stderr)
+        return REFUSED
+
+
+def _explain(error: Exception) -> str:
+    """One line on what went wrong: rule, what came, what to do."""
+    from data_prep.schema import RefusedInput
+
+    if isinstance(error, RefusedInput):
+        return str(error)
+    came = f"{type(error).__name__}: {error}"
+    if isinstance(error, OSError):
+        return str(
+            RefusedInput("files can be read and written", came=came, do="check paths, rights and room")
+        )
+    return str(
+        RefusedInput("the command ends without an error", came=came, do="--debug shows where it arose")
+    )
 
 
 def read_recipe(path: str) -> Any:

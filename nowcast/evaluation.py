@@ -176,6 +176,10 @@ def valid_starts(
     length = context_frames + lead_steps
     span = (length - 1) * time_step(times)
     allowed = _allowed(radar, part)
+    if lead_steps < 1 or stride < 1:
+        raise RefusedInput(
+            "lead_steps and stride are 1 or more", came=f"{lead_steps} and {stride}", do="correct the number"
+        )
     starts = [
         times[first + context_frames - 1]
         for first in range(times.size - length + 1)

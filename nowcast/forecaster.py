@@ -94,10 +94,25 @@ class Forecaster(ABC):
         Raises:
             RefusedInput: If the context cannot be used.
         """
+        refuse_senseless_request(lead_steps=lead_steps, members=members, seed=seed)
         frames = self.recent(context)
         count = self.member_count(members)
         values = np.stack(list(self.stream(frames, lead_steps=lead_steps, members=count, seed=seed)))
         return label(values, frames, attributes={**self.provenance(), "seed": seed})
+
+
+def refuse_senseless_request(*, lead_steps: int, members: int, seed: int) -> None:
+    """Refuse a forecast without a lead time or a member.
+
+    Raises:
+        RefusedInput: If a number is too small.
+    """
+    if lead_steps < 1 or members < 1 or seed < 0:
+        raise RefusedInput(
+            "lead_steps and members are 1 or more and seed is 0 or more",
+            came=f"{lead_steps}, {members} and {seed}",
+            do="correct the number",
+        )
 
 
 def label(values: np.ndarray, context: xr.DataArray, *, attributes: dict[str, object]) -> xr.DataArray:
@@ -186,6 +201,12 @@ def _usable(context: xr.DataArray, count: int) -> xr.DataArray:
             f"the {count} frames up to {iso(times[-1])} follow each other every {minutes(step):g} min",
             came=f"no frame at {', '.join(iso(gap) for gap in gaps)}",
             do="choose a time after the gap",
+        )
+    if np.isinf(frames.values).any() or (frames.values < 0).any():
+        raise RefusedInput(
+            "rain rates of a context are finite and not negative, NaN where there is no data",
+            came=f"{np.nanmin(frames.values):g} to {np.nanmax(frames.values):g} mm/h",
+            do="repair the data",
         )
     if not np.isfinite(frames.values[-1]).any():
         raise RefusedInput(

@@ -70,11 +70,13 @@ class GANForecaster(Forecaster):
             generator.load_state_dict(
                 {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
             )
+            if not all(value.isfinite().all() for value in generator.state_dict().values()):
+                raise ValueError("weights that are not finite")
         except (OSError, EOFError, KeyError, TypeError, ValueError, RuntimeError, AttributeError,
                 pickle.UnpicklingError, zipfile.BadZipFile) as error:  # fmt: skip
             raise RefusedInput(
                 "a checkpoint was written by nowcast train",
-                came=f"{path} ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''})",
+                came=f"{path} ({_reason(error)})",
                 do="train one with: nowcast train fit",
             ) from error
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -119,6 +121,13 @@ class GANForecaster(Forecaster):
                 forecast[:, rows, columns] = rain.float().cpu().numpy()
                 forecast[:, ~np.isfinite(last)] = np.nan
                 yield forecast
+
+
+def _reason(error: Exception) -> str:
+    """Why a checkpoint cannot be loaded, without torch's advice to load it unsafely."""
+    if isinstance(error, pickle.UnpicklingError):
+        return "it holds more than plain values and tensors"
+    return " ".join(f"{type(error).__name__}: {error}".splitlines()[:1])
 
 
 def _box(observed: np.ndarray) -> tuple[slice, slice]:

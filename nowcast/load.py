@@ -50,12 +50,15 @@ def load_forecasters(models: Sequence[str], *, device: str = "cpu") -> dict[str,
     """
     forecasters: dict[str, Forecaster] = {}
     for model in models:
-        name, _, path = model.rpartition("=")
-        forecaster = load_forecaster(path, device=device)
-        label = name or forecaster.name
-        if label in forecasters and label not in BASELINES:
+        # Lightning's own names of checkpoints hold equals signs, too.
+        name, _, path = ("", "", model) if Path(model).is_file() else model.partition("=")
+        forecaster = load_forecaster(path or model, device=device)
+        label = name if path and name else forecaster.name
+        if label in forecasters and model != label:
             raise RefusedInput(
                 "models to compare have different names", came=f"{label} twice", do="use NAME=CHECKPOINT"
             )
+        if label in BASELINES and label != forecaster.name:
+            raise RefusedInput(f"{label} is the model of that name", came=model, do="choose another NAME")
         forecasters[label] = forecaster
     return forecasters

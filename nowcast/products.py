@@ -20,7 +20,12 @@ import numpy as np
 import xarray as xr
 
 from data_prep.schema import LARGEST_RATE, VARIABLE, RefusedInput, crs_of, iso
-from nowcast.forecaster import FORECAST_ATTRIBUTES, Forecaster, forecast_coordinates
+from nowcast.forecaster import (
+    FORECAST_ATTRIBUTES,
+    Forecaster,
+    forecast_coordinates,
+    refuse_senseless_request,
+)
 
 EPOCH = "seconds since 1970-01-01 00:00:00"
 OWN = "nowcast__"
@@ -74,6 +79,7 @@ def forecast_to_file(
     Raises:
         RefusedInput: If the forecaster refuses the context; no file is left behind.
     """
+    refuse_senseless_request(lead_steps=lead_steps, members=members, seed=seed)
     frames = forecaster.recent(context)
     count = forecaster.member_count(members)
     coordinates = forecast_coordinates(frames, members=count, lead_steps=lead_steps)
