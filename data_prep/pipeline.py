@@ -226,7 +226,9 @@ def write_split_frames(store: str | Path, frames: xr.DataArray, recipe: Recipe) 
 def finish(store: str | Path, recipe: Recipe, *, written: int) -> int:
     """Draw the sample index anew where frames came or there is none, and report."""
     if recipe.sampling is not None and (written or not (Path(store) / GROUP).exists()):
-        logger.info("%d sampled windows", write_samples(store, recipe.sampling))
+        count = write_samples(store, recipe.sampling)
+        hint = f" (one needs {recipe.sampling.frames} frames of one split without a gap)" if not count else ""
+        logger.info("%d sampled windows%s", count, hint)
     return written
 
 

@@ -54,6 +54,10 @@ class RefusedInput(ValueError):
 def crs_variable(crs: pyproj.CRS) -> xr.DataArray:
     """Scalar CF grid-mapping variable of a CRS, with ``crs_wkt`` and ``spatial_ref``."""
     attributes = crs.to_cf()
+    if attributes.get("grid_mapping_name") == "polar_stereographic":
+        # CF asks for the pole even where a standard parallel says it.
+        pole = float(np.copysign(90, attributes.get("standard_parallel", 90)))
+        attributes.setdefault("latitude_of_projection_origin", pole)
     return xr.DataArray(np.int32(0), attrs={**attributes, "spatial_ref": attributes["crs_wkt"]})
 
 
@@ -158,7 +162,7 @@ def time_step(times: np.ndarray) -> np.timedelta64:
         RefusedInput: If there are fewer than two times or they do not strictly increase.
     """
     differences = np.diff(np.asarray(times, dtype="datetime64[ns]"))
-    if differences.size == 0 or differences.min() <= np.timedelta64(0):
+    if differences.size == 0 or differences.min() <= np.timedelta64(0, "ns"):
         raise RefusedInput(
             "two or more frames in strictly increasing time are needed",
             came=f"{len(times)} frame(s)" if differences.size == 0 else "times out of order or repeated",
@@ -174,7 +178,7 @@ def missing_from_clock(times: np.ndarray, step: np.timedelta64) -> np.ndarray:
         RefusedInput: If a frame lies off the clock that the first frame and the step define.
     """
     times = np.asarray(times, dtype="datetime64[ns]")
-    off = times[(times - times[0]) % step != np.timedelta64(0)]
+    off = times[(times - times[0]) % step != np.timedelta64(0, "ns")]
     if off.size:
         raise RefusedInput(
             f"frames lie on a regular clock of {minutes(step):g} min from {iso(times[0])}",
@@ -230,9 +234,9 @@ def open_radar(path: str | Path) -> xr.DataArray:
     Raises:
         RefusedInput: If there is no radar store at the path.
     """
-    array = open_store(path)[VARIABLE]
-    array.attrs.setdefault("store", str(path))
-    return array
+    dataset = open_store(path)
+    cited = {name: dataset.attrs[name] for name in ("institution", "license") if name in dataset.attrs}
+    return dataset[VARIABLE].assign_attrs(cited)
 
 
 def validate(dataset: xr.Dataset) -> list[str]:
@@ -266,7 +270,7 @@ def _time_findings(dataset: xr.Dataset) -> list[str]:
     times = dataset["time"].values
     if times.size < 2:
         return [f"{times.size} frame(s): an archive has two or more"]
-    if (np.diff(times) <= np.timedelta64(0)).any():
+    if (np.diff(times) <= np.timedelta64(0, "ns")).any():
         return ["time does not strictly increase"]
     step = time_step(times)
     try:

@@ -26,6 +26,7 @@ import zarr
 from zarr.codecs import BloscCodec
 
 from data_prep.schema import (
+    LARGEST_RATE,
     PACKED_MISSING,
     PACKED_SCALE,
     SPLITS,
@@ -79,6 +80,13 @@ def write_frames(
         RefusedInput: If the store holds another grid, time step or later frames.
     """
     path = Path(path)
+    rate = frames[VARIABLE].values
+    if bool((rate < 0).any()) or bool((rate > LARGEST_RATE).any()):
+        raise RefusedInput(
+            f"rain rates in a store lie between 0 and {LARGEST_RATE:g} mm/h",
+            came=f"{np.nanmin(rate):g} to {np.nanmax(rate):g}",
+            do="cap or repair them before",
+        )
     if path.exists():
         refuse_other_grid(path, frames[VARIABLE])
         stored = open_store(path)

@@ -128,7 +128,11 @@ def verify(
     sums.to_netcdf(folder / "sums.nc")
     scores.to_netcdf(folder / "scores.nc")
     save_figure(plot_scores(scores, variables=("crps", "mae", "csi", "bias")), folder / "scores.png")
-    print(f"{len(starts)} cases from {iso(starts[0])} to {iso(starts[-1])}, part {part} of {store}\n")
+    cells = sums["cells"].isel(model=0).sum("case")
+    share = float(cells[-1] / cells[0])
+    print(f"{len(starts)} cases from {iso(starts[0])} to {iso(starts[-1])}, part {part} of {store}")
+    print(f"{members} members of every model that is not deterministic")
+    print(f"Scored are cells that every model forecasts: at the last lead time {share:.0%} of the first\n")
     print(skill_table(sums, [first]))
     print(f"\n{folder}: scores.nc, sums.nc, scores.png")
     return DONE

@@ -45,7 +45,11 @@ def verify(
     first = next(iter(forecasts.values()))
     start = first["forecast_reference_time"].values
     for name, forecast in forecasts.items():
-        if forecast.shape[1:] != first.shape[1:] or forecast["forecast_reference_time"].values != start:
+        same = forecast.shape[1:] == first.shape[1:] and all(
+            np.array_equal(forecast[axis], first[axis])
+            for axis in ("forecast_reference_time", "lead_time", "y", "x")
+        )
+        if not same:
             raise RefusedInput(
                 "forecasts to compare have one reference time, one set of lead times and one grid",
                 came=f"{name} at {iso(forecast['forecast_reference_time'].values)} with {forecast.shape[1:]}",
@@ -58,10 +62,22 @@ def verify(
             came=f"no frame at {iso(lacking[0])}",
             do="shorten the forecast or wait for the truth",
         )
+    if not all(np.array_equal(truth[axis], first[axis]) for axis in ("y", "x")):
+        raise RefusedInput(
+            "forecasts and truth lie on one grid",
+            came=f"{first.shape[2:]} cells against {truth.shape[1:]}, or cells elsewhere",
+            do="verify against the archive the forecasts were made from",
+        )
     members = {name: forecast.values for name, forecast in forecasts.items()}
     if reference == Persistence.name and reference not in members:
         last = truth.sel(time=start).values.astype(np.float32)
         members[reference] = np.broadcast_to(last, (1, *first.shape[1:]))
+    if reference not in members:
+        raise RefusedInput(
+            "the reference is persistence or one of the forecasts",
+            came=reference,
+            do=f"one of {list(members)}",
+        )
     observed = truth.sel(time=first["time"].values).values
     sums = _case_sums(members, observed, thresholds)
     sums = sums.assign_coords(lead_time=first["lead_time"].values, threshold=list(thresholds))
@@ -135,7 +151,11 @@ def skill_table(sums: xr.Dataset, references: Sequence[str], *, threshold: float
     skills = {name: skill(scores, name) for name in references}
     models = [str(name) for name in scores["model"].values]
     lines = []
-    titles = {"crps": "CRPS, mm/h", "mae": "MAE, mm/h", "csi": f"CSI, {threshold:g} mm/h or more"}
+    titles = {
+        "crps": "CRPS of the ensemble, mm/h",
+        "mae": "MAE of the ensemble mean, mm/h",
+        "csi": f"CSI of the ensemble mean, {threshold:g} mm/h or more",
+    }
     for name, title in titles.items():
         columns = [(model, scores[name].sel(model=model), "{:.3f}") for model in models]
         columns += [

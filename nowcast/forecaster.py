@@ -98,7 +98,8 @@ class Forecaster(ABC):
         frames = self.recent(context)
         count = self.member_count(members)
         values = np.stack(list(self.stream(frames, lead_steps=lead_steps, members=count, seed=seed)))
-        return label(values, frames, attributes={**self.provenance(), "seed": seed})
+        cited = {name: frames.attrs[name] for name in ("institution", "license") if name in frames.attrs}
+        return label(values, frames, attributes={**cited, **self.provenance(), "seed": seed})
 
 
 def refuse_senseless_request(*, lead_steps: int, members: int, seed: int) -> None:
@@ -194,7 +195,7 @@ def _usable(context: xr.DataArray, count: int) -> xr.DataArray:
         )
     frames = context.isel(time=slice(-count, None)).astype(np.float32).load()
     times = frames["time"].values
-    step = time_step(context["time"].values) if context.sizes["time"] > 1 else np.timedelta64(0)
+    step = time_step(context["time"].values) if context.sizes["time"] > 1 else np.timedelta64(0, "ns")
     gaps = missing_from_clock(times, step) if count > 1 else times[:0]
     if gaps.size:
         raise RefusedInput(
@@ -208,10 +209,11 @@ def _usable(context: xr.DataArray, count: int) -> xr.DataArray:
             came=f"{np.nanmin(frames.values):g} to {np.nanmax(frames.values):g} mm/h",
             do="repair the data",
         )
-    if not np.isfinite(frames.values[-1]).any():
+    blind = times[~np.isfinite(frames.values).any(axis=(1, 2))]
+    if blind.size:
         raise RefusedInput(
-            "the last frame of a context holds data",
-            came=f"no observed cell at {iso(times[-1])}",
+            "every frame of a context holds data",
+            came=f"no observed cell at {', '.join(iso(time) for time in blind)}",
             do="choose a time at which the radar was on",
         )
     return frames

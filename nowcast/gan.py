@@ -20,8 +20,11 @@ from nowcast.model.discriminators import draw_crop, draw_frames
 from nowcast.transform import TransformName, refuse_unknown_transform, to_network, to_rain
 from nowcast.verification import ensemble_crps
 
-STATISTICS_BATCHES = 4
-"""Batch-norm statistics of a checkpoint are taken over this many times the windows of a generator step."""
+STATISTICS_WINDOWS = 32
+"""Recent windows that the batch-norm statistics of a checkpoint are taken over.
+
+With the paper's widths each takes about a quarter of a GiB for the moment.
+"""
 
 
 class NowcastGAN(pl.LightningModule):
@@ -76,7 +79,7 @@ class NowcastGAN(pl.LightningModule):
         self.samples = samples
         self.discriminator_steps = discriminator_steps
         self.validation_members = validation_members
-        self.recent_contexts: deque[Tensor] = deque(maxlen=STATISTICS_BATCHES * samples)
+        self.recent_contexts: deque[Tensor] = deque(maxlen=STATISTICS_WINDOWS)
         self.register_buffer("batches_seen", torch.zeros((), dtype=torch.int64))
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
@@ -89,11 +92,17 @@ class NowcastGAN(pl.LightningModule):
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:  # noqa: ARG002
         """One batch; rain and mask as `nowcast.datamodule.RadarCrops` gives them, batched."""
         context, target, mask = self._split(batch)
-        self.recent_contexts.append(context)
+        self.recent_contexts.extend(context)
         self._discriminator_step(context, target, mask)
         self.batches_seen += 1
         if self.batches_seen % self.discriminator_steps == 0:
             self._generator_step(context, target, mask)
+
+    def on_validation_start(self) -> None:
+        """Validate the network that a checkpoint would hold."""
+        statistics = self._batch_norm_statistics()
+        own = {name.removeprefix("generator."): value for name, value in statistics.items()}
+        self.generator.load_state_dict(own, strict=False)
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """CRPS of a small ensemble beside that of persistence, over observed cells, mm/h."""
@@ -102,6 +111,8 @@ class NowcastGAN(pl.LightningModule):
         members = self._sample(context, self.validation_members, noise=noise)
         rain = to_rain(members, self.transform).clamp(min=0).float()
         last = to_rain(context[:, -1:], self.transform).expand_as(target)
+        first = self.generator.config["context_frames"]
+        mask = mask & batch["mask"][:, first - 1 : first]  # persistence has nothing to say elsewhere
         scores = {
             "val/crps": masked_mean(ensemble_crps(rain, target), mask),
             "val/crps_persistence": masked_mean((last - target).abs(), mask),
@@ -149,7 +160,7 @@ class NowcastGAN(pl.LightningModule):
         for module in generator.modules():
             if isinstance(module, torch.nn.BatchNorm2d):
                 module.momentum = 1.0
-        context = torch.cat(list(self.recent_contexts))
+        context = torch.stack(list(self.recent_contexts))
         shape = (context.shape[0], *generator.latent_shape(*context.shape[-2:]))
         noise = torch.Generator().manual_seed(0)
         with torch.no_grad():

@@ -84,7 +84,11 @@ class GANForecaster(Forecaster):
 
     def provenance(self) -> dict[str, str]:
         """Name and SHA-256 of the checkpoint."""
-        return {"model": self.name, "checkpoint": self.checkpoint}
+        return {
+            "model": self.name,
+            "checkpoint": self.checkpoint,
+            "references": "Ravuri et al. 2021, doi:10.1038/s41586-021-03854-z",
+        }
 
     def recent(self, context: xr.DataArray) -> xr.DataArray:
         """As `Forecaster.recent`.
@@ -112,15 +116,17 @@ class GANForecaster(Forecaster):
         reference_time = context["time"].values[-1]
         with torch.inference_mode():
             states = self.generator.encode(to_network(frames, self.card["transform"]))
-            for member in range(members):
-                noise = torch.Generator().manual_seed(member_seed(seed, reference_time, member))
-                z = torch.randn(1, *self.generator.latent_shape(height, width), generator=noise)
+        for member in range(members):
+            noise = torch.Generator().manual_seed(member_seed(seed, reference_time, member))
+            z = torch.randn(1, *self.generator.latent_shape(height, width), generator=noise)
+            with torch.inference_mode():
                 value = self.generator.decode(states, z.to(self.device), size=(height, width))
                 rain = to_rain(value, self.card["transform"]).clamp(min=0)[0, :lead_steps, 0]
-                forecast = np.full((lead_steps, *last.shape), np.nan, np.float32)
-                forecast[:, rows, columns] = rain.float().cpu().numpy()
-                forecast[:, ~np.isfinite(last)] = np.nan
-                yield forecast
+                values = rain.float().cpu().numpy()
+            forecast = np.full((lead_steps, *last.shape), np.nan, np.float32)
+            forecast[:, rows, columns] = values
+            forecast[:, ~np.isfinite(last)] = np.nan
+            yield forecast
 
 
 def _reason(error: Exception) -> str:

@@ -122,7 +122,8 @@ def _shrink(texture: Tensor, valid: Tensor, scale: int) -> tuple[Tensor, Tensor]
     """Block means over observed cells and the observed fraction, each (B, T, H/scale, W/scale)."""
     weight = F.avg_pool2d(valid.to(texture.dtype), scale, ceil_mode=True, count_include_pad=False)
     total = F.avg_pool2d(texture * valid, scale, ceil_mode=True, count_include_pad=False)
-    return _blur(total / weight.clamp(min=1e-6), 1.0), (weight > 0.5).to(texture.dtype)
+    # Both are smoothed, so that missing cells do not pull their neighbours towards dry.
+    return _blur(total, 1.0) / _blur(weight, 1.0).clamp(min=1e-6), (weight > 0.5).to(texture.dtype)
 
 
 def _refine(level: Tensor, weight: Tensor, motion: Tensor) -> Tensor:

@@ -41,6 +41,7 @@ from nowcast.maps import (
     scale_of,
     utc,
 )
+from nowcast.products import exceedance_probability
 
 __all__ = ["PROBABILITY", "RAIN", "RAIN_COLOURS", "RAIN_LEVELS", "Scale", "animate", "plot_map", "plot_panel",
            "plot_scores", "projection_of", "save_figure"]  # fmt: skip
@@ -102,7 +103,9 @@ def plot_panel(
     made_by = f"by {ensemble.attrs['model']}" if "model" in ensemble.attrs else ""
     title = ", ".join(filter(None, (heading(rows.drop_vars(["time", "lead_time"])), made_by, members)))
     width, height = figure.get_size_inches()
-    figure.suptitle(title, x=_PANEL_LEFT / width, y=1 - 0.1 / height, ha="left", va="top", fontsize=12)
+    figure.suptitle(
+        title, x=_PANEL_LEFT / width, y=1 - 0.1 / height, ha="left", va="top", fontsize=12 if width > 8 else 8
+    )
     return figure
 
 
@@ -160,8 +163,7 @@ def _panel_columns(
     columns["Ensemble mean"] = [mean[row] for row in range(count)]
     for member in range(2):
         columns[f"Member {rows['realization'].values[member]}"] = [rows[member, row] for row in range(count)]
-    probability = (rows >= threshold).mean("realization").where(rows.notnull().any("realization"))
-    probability.attrs["units"] = "1"
+    probability = exceedance_probability(rows, threshold)
     columns[f"P(≥ {threshold:g} mm/h)"] = [probability[row] for row in range(count)]
     return columns
 

@@ -30,11 +30,13 @@ from nowcast.forecaster import (
 EPOCH = "seconds since 1970-01-01 00:00:00"
 OWN = "nowcast__"
 """Prefix of the global attributes that are ours and not CF's."""
+CITED = ("institution", "license", "references")
+"""Global attributes that a product has from its radar data or its model."""
 INPUT_STATUS = ("observed", "interpolated", "missing")
 
 
 def exceedance_probability(ensemble: xr.DataArray, threshold: float) -> xr.DataArray:
-    """Fraction of members with a rain rate of a threshold or more; NaN where no member has a value.
+    """Fraction of the members with a value that reach a threshold; NaN where no member has one.
 
     Args:
         ensemble: mm/h, (realization, lead_time, y, x).
@@ -43,7 +45,7 @@ def exceedance_probability(ensemble: xr.DataArray, threshold: float) -> xr.DataA
     Returns:
         0 to 1, (lead_time, y, x).
     """
-    probability = (ensemble >= threshold).mean("realization").where(ensemble.notnull().any("realization"))
+    probability = (ensemble >= threshold).where(ensemble.notnull()).mean("realization")
     return probability.rename("probability_of_rainfall_rate_above_threshold").assign_attrs(
         long_name=f"probability of rain of {threshold:g} mm/h or more", units="1", threshold=threshold
     )
@@ -87,7 +89,7 @@ def forecast_to_file(
         **forecaster.provenance(),
         "seed": str(seed),
         "input_frames": ", ".join(iso(time) for time in frames["time"].values),
-        **{name: frames.attrs[name] for name in ("license", "institution") if name in frames.attrs},
+        **{name: frames.attrs[name] for name in CITED if name in frames.attrs},
     }
     values = forecaster.stream(frames, lead_steps=lead_steps, members=count, seed=seed)
     _write(path, values, xr.Dataset(coords=coordinates), frames["time"].values, attributes)
@@ -131,7 +133,9 @@ def read_forecast(path: str | Path) -> xr.DataArray:
             do="make one with: nowcast forecast",
         ) from error
     own = {k.removeprefix(OWN): v for k, v in dataset.attrs.items() if k.startswith(OWN)}
-    return ensemble.assign_attrs(own)
+    for name in ("cell_methods", "ancillary_variables"):
+        ensemble.attrs.pop(name, None)
+    return ensemble.assign_attrs({name: dataset.attrs[name] for name in CITED if name in dataset.attrs} | own)
 
 
 def validate_forecast(path: str | Path) -> list[str]:
@@ -198,7 +202,7 @@ def _define(
         created.setncatts(attrs)
         created[...] = values
 
-    clock = {"units": EPOCH, "calendar": "standard"}
+    clock = {"units": EPOCH, "calendar": "standard", "units_metadata": "leap_seconds: none"}
     variable("realization", "i4", ("realization",), coordinates["realization"].values,
              standard_name="realization", units="1")  # fmt: skip
     variable("time", "i8", ("time",), _seconds(coordinates["time"].values),
@@ -242,7 +246,7 @@ def _global_attributes(coordinates: xr.Dataset, attributes: Mapping[str, str]) -
     now = datetime.now(UTC).isoformat(timespec="seconds")
     software = f"nowcast {version('nowcast')}"
     model = attributes.get("model", "unknown model")
-    known = {name: attributes[name] for name in ("license", "institution") if name in attributes}
+    known = {name: attributes[name] for name in CITED if name in attributes}
     own = {OWN + name: str(value) for name, value in attributes.items() if name not in known}
     times = coordinates["time"].values
     return {
@@ -251,7 +255,6 @@ def _global_attributes(coordinates: xr.Dataset, attributes: Mapping[str, str]) -
         "institution": "unknown",
         "source": f"{software}, {model}",
         "history": f"{now} made by {software}",
-        "references": "doi:10.1038/s41586-021-03854-z",
         "date_created": now,
         "time_coverage_start": iso(times[0]),
         "time_coverage_end": iso(times[-1]),

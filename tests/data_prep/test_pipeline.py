@@ -1,6 +1,7 @@
 import shutil
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 
@@ -82,6 +83,35 @@ def test_a_truncated_file_may_be_left_as_a_gap(knmi, tmp_path, caplog):
     assert prepare(knmi, tmp_path / "r.zarr", Recipe(unreadable="missing", sampling=None)) == 5
     assert open_store(tmp_path / "r.zarr").sizes["missing_times"] == 1
     assert broken.name in caplog.text
+
+
+@pytest.mark.radar
+def test_a_store_without_samples_gets_them_from_the_next_run(knmi, tmp_path):
+    prepare(knmi, tmp_path / "r.zarr", Recipe(sampling=None))
+    assert prepare(knmi, tmp_path / "r.zarr", SMALL) == 0
+    assert (tmp_path / "r.zarr/samples/zarr.json").is_file()
+
+
+@pytest.mark.radar
+def test_windows_that_do_not_fit_are_refused_before_anything_is_written(knmi, tmp_path):
+    with pytest.raises(RefusedInput, match="fits into the grid"):
+        prepare(knmi, tmp_path / "r.zarr", Recipe(sampling=Sampling(height=1024, width=1024)))
+    assert not (tmp_path / "r.zarr").exists()
+
+
+@pytest.mark.radar
+def test_a_folder_with_a_gap_gives_no_context(knmi):
+    files(knmi)[3].unlink()
+    with pytest.raises(RefusedInput, match="no file of 2010-08-26T00:15"):
+        read_latest(knmi, SMALL, frames=4)
+
+
+@pytest.mark.radar
+def test_a_calibration_that_gives_negative_rain_is_refused(knmi, tmp_path):
+    with h5py.File(files(knmi)[2], "r+") as file:
+        file["image1/calibration"].attrs["calibration_formulas"] = np.array([b"GEO=0.01*PV-1.0"])
+    with pytest.raises(RefusedInput, match="finite and not negative"):
+        prepare(knmi, tmp_path / "r.zarr", Recipe(sampling=None))
 
 
 @pytest.mark.radar

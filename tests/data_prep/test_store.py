@@ -5,7 +5,7 @@ import zarr
 
 from data_prep.pipeline import Recipe, prepare_arrays
 from data_prep.schema import RefusedInput, open_radar, open_store, validate
-from data_prep.store import About, write_frames
+from data_prep.store import About, lock, write_frames
 
 
 def with_split(rain):
@@ -52,6 +52,54 @@ def test_a_gap_that_appending_opens_is_named(make_rain, tmp_path):
     write_frames(tmp_path / "a.zarr", with_split(make_rain(4, first=6)), about=About())
     named = open_store(tmp_path / "a.zarr")["missing_times"].values
     assert list(named) == [np.datetime64("2020-06-01T00:20"), np.datetime64("2020-06-01T00:25")]
+
+
+@pytest.mark.parametrize("broken", ["rainfall_rate", "split", "time", "missing_times", "consolidated"])
+def test_an_interrupted_append_is_invisible_and_the_next_one_heals_it(
+    make_rain, tmp_path, monkeypatch, broken
+):
+    path, rain = tmp_path / "a.zarr", make_rain(20)
+    write_frames(path, with_split(rain[:6]), about=About())
+    before = open_store(path).load()
+
+    def fail(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        if broken == "consolidated":
+            patch.setattr("data_prep.store.consolidate", fail)
+        else:
+            original = zarr.Array.__setitem__
+
+            def set_item(array, selection, value):
+                if array.basename == broken:
+                    fail()
+                original(array, selection, value)
+
+            patch.setattr(zarr.Array, "__setitem__", set_item)
+        with pytest.raises(KeyboardInterrupt):
+            write_frames(path, with_split(rain[6:15]), about=About())
+    xr.testing.assert_identical(open_store(path).load(), before)
+    assert validate(open_store(path)) == []
+    write_frames(path, with_split(rain[6:10]), about=About())
+    np.testing.assert_allclose(open_radar(path).values, rain[:10].values, atol=0.006)
+    assert validate(open_store(path)) == []
+
+
+@pytest.mark.parametrize("rate", [-1.0, 700.0, np.inf])
+def test_rates_that_packing_would_turn_into_others_are_refused(make_rain, tmp_path, rate):
+    rain = make_rain(4)
+    rain.values[1, 2, 3] = rate
+    with pytest.raises(RefusedInput, match="rain rates in a store lie between 0 and 655.34"):
+        write_frames(tmp_path / "a.zarr", with_split(rain), about=About())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_second_writer_is_refused(make_rain, tmp_path):
+    with lock(tmp_path / "a.zarr"), pytest.raises(RefusedInput, match="one process writes to a store"):
+        prepare_arrays(iter([make_rain(4)]), tmp_path / "a.zarr", Recipe(sampling=None))
+    assert list(tmp_path.iterdir()) == []
+    prepare_arrays(iter([make_rain(4)]), tmp_path / "a.zarr", Recipe(sampling=None))
 
 
 @pytest.mark.parametrize("other", [{"size": 48}, {"spacing": 2000.0}])

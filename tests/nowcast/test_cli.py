@@ -205,7 +205,7 @@ def test_an_all_missing_context(run, make_store, make_rain, tmp_path):
     rain = make_rain(60)
     rain.values[40:] = np.nan
     empty = make_store(rain=rain)
-    refused(run(*forecast(empty, tmp_path)), "no observed cell at 2020-06-01T04:00")
+    refused(run(*forecast(empty, tmp_path)), "no observed cell at 2020-06-01T03:45")
     assert list(tmp_path.iterdir()) == []
     assert run("check", empty)[0] == 1
 
@@ -239,9 +239,11 @@ def test_verification_without_a_single_case(run, store, tmp_path):
 def test_a_store_that_breaks_the_contract_is_named_finding_by_finding(run, make_store):
     import zarr
 
+    from data_prep.store import consolidate
+
     broken = make_store(30)
     zarr.open_group(broken, mode="r+", use_consolidated=False).attrs.update(license="", title="")
-    zarr.consolidate_metadata(broken)
+    consolidate(broken)
     status, out, _ = run("check", broken)
     assert status == 1
     assert "FINDING: attribute license is absent" in out

@@ -85,6 +85,36 @@ def test_a_forecast_beyond_the_truth_is_refused(make_rain):
         verify({"a": Persistence().forecast(rain[:6], lead_steps=3)}, truth=rain)
 
 
+def test_forecasts_and_truth_on_other_grids_are_not_compared(make_rain):
+    rain = make_rain(14)
+    forecast = Persistence().forecast(rain[:6], lead_steps=3)
+    elsewhere = rain.assign_coords(x=("x", rain["x"].values + 5e4, rain["x"].attrs))
+    with pytest.raises(RefusedInput, match="one grid"):
+        verify({"a": forecast}, truth=elsewhere)
+    slower = forecast.assign_coords(lead_time=forecast["lead_time"] * 2)
+    with pytest.raises(RefusedInput, match="one set of lead times"):
+        verify({"a": forecast, "b": slower}, truth=rain)
+    with pytest.raises(RefusedInput, match="came: steps"):
+        verify({"a": forecast}, truth=rain, reference="steps")
+
+
+def test_names_of_models_never_take_the_place_of_another(tmp_path):
+    from nowcast.load import load_forecasters
+
+    assert list(load_forecasters(["persistence", "persistence", "still=persistence"])) == [
+        "persistence",
+        "still",
+    ]
+    with pytest.raises(RefusedInput, match="extrapolation is the model of that name"):
+        load_forecasters(["extrapolation=persistence"])
+    with pytest.raises(RefusedInput, match="different names"):
+        load_forecasters(["a=persistence", "a=extrapolation"])
+    strange = tmp_path / "epoch=0-step=3.ckpt"
+    strange.write_text("no checkpoint")
+    with pytest.raises(RefusedInput, match="written by nowcast train"):
+        load_forecasters([str(strange)])
+
+
 def test_the_table_has_a_line_for_every_lead_time_and_a_column_for_every_skill(make_rain):
     rain = make_rain(14)
     starts = valid_starts(rain, context_frames=4, lead_steps=5, part="all")[:2]

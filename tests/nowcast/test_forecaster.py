@@ -49,14 +49,23 @@ def test_no_data_stays_no_data(make_rain, forecaster):
     assert np.isfinite(forecast.values[..., :54, :]).all()
 
 
-def test_a_frame_without_coverage_in_the_past_does_not_stop_a_forecast(make_rain):
-    rain = make_rain(4)
-    rain.values[1] = np.nan
-    assert np.isfinite(Extrapolation().forecast(rain, lead_steps=2).values).mean() > 0.9
-
-
 def all_missing(rain):
     rain.values[-1] = np.nan
+    return rain
+
+
+def missing_in_the_past(rain):
+    rain.values[3] = np.nan
+    return rain
+
+
+def negative(rain):
+    rain.values[-1, 3, 3] = -0.5
+    return rain
+
+
+def infinite(rain):
+    rain.values[-1, 3, 3] = np.inf
     return rain
 
 
@@ -64,6 +73,9 @@ def all_missing(rain):
     ("damage", "finding"),
     [
         (all_missing, "no observed cell at 2020-06-01T00:25"),
+        (missing_in_the_past, "no observed cell at 2020-06-01T00:15"),
+        (negative, "came: -0.5 to"),
+        (infinite, "finite and not negative"),
         (lambda rain: rain[:3], "holds 4 frames or more; came: 3"),
         (lambda rain: rain.isel(time=[0, 1, 2, 4, 5]), "no frame at 2020-06-01T00:15"),
         (lambda rain: rain.assign_attrs(units="dBZ"), "in 'dBZ'"),
@@ -75,6 +87,12 @@ def test_unusable_contexts_are_refused(make_rain, damage, finding):
     with pytest.raises(RefusedInput) as refusal:
         Extrapolation().forecast(damage(make_rain(6)), lead_steps=2)
     assert finding in str(refusal.value)
+
+
+@pytest.mark.parametrize("wrong", [{"lead_steps": 0}, {"members": 0}, {"seed": -1}])
+def test_senseless_requests_are_refused(make_rain, wrong):
+    with pytest.raises(RefusedInput, match="lead_steps and members are 1 or more"):
+        Persistence().forecast(make_rain(6), **wrong)
 
 
 def test_seeds_of_members_differ_and_do_not_depend_on_how_many_there_are():

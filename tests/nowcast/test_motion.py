@@ -55,6 +55,16 @@ def test_rain_that_ends_in_a_sharp_edge_of_coverage_is_not_taken_for_standing_st
     assert estimate_motion(frames)[0, 0, 40:88, 40:88].mean() > 4.0
 
 
+def test_widespread_rain_moves_alike_up_to_the_edge_of_coverage():
+    frames = moving((3.0, -2.0)) + 3.0
+    y, x = np.mgrid[:128, :128]
+    ring = torch.from_numpy(np.hypot(y - 64, x - 64))
+    frames[..., ring > 50] = torch.nan
+    motion = estimate_motion(frames)[0]
+    outer = (ring > 42) & (ring < 50)
+    assert (motion[:, outer].mean(dim=1) - torch.tensor([3.0, -2.0])).abs().max() < 0.1
+
+
 def test_dry_and_all_missing_sequences_stand_still():
     assert (estimate_motion(torch.zeros(1, 4, 64, 64)) == 0).all()
     assert (estimate_motion(torch.full((1, 4, 64, 64), torch.nan)) == 0).all()

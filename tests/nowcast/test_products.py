@@ -77,6 +77,22 @@ def test_probability_is_the_fraction_of_members_and_missing_where_none_has_a_val
     assert np.isnan(probability.values[0, -1]).all()
 
 
+def test_a_member_without_a_value_is_not_a_member_without_rain(make_rain):
+    one = Persistence().forecast(make_rain(6), lead_steps=1)
+    ensemble = xr.concat([one * 0 + 5, one * np.nan], dim="realization")
+    assert (exceedance_probability(ensemble, 1.0) == 1).all()
+
+
+def test_licence_and_institution_of_the_radar_are_in_the_product(store, tmp_path):
+    from data_prep.schema import open_radar
+
+    forecast_to_file(tmp_path / "f.nc", Persistence(), open_radar(store)[:6], lead_steps=1)
+    raw = xr.open_dataset(tmp_path / "f.nc")
+    assert raw.attrs["license"] == open_radar(store).attrs["license"] == "LicenseRef-unknown"
+    assert "references" not in raw.attrs
+    assert read_forecast(tmp_path / "f.nc").attrs["license"] == raw.attrs["license"]
+
+
 @pytest.mark.parametrize("content", [b"", b"not a file of NetCDF", None])
 def test_anything_but_a_forecast_file_is_refused(tmp_path, content):
     if content is not None:
