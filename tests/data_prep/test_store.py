@@ -62,7 +62,7 @@ def test_an_interrupted_append_is_invisible_and_the_next_one_heals_it(
     write_frames(path, with_split(rain[:6]), about=About())
     before = open_store(path).load()
 
-    def fail(*args, **kwargs):
+    def fail(_path=None):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
