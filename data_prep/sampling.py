@@ -5,8 +5,8 @@ A window is ``frames`` consecutive frames of ``height`` x ``width`` cells. It is
     q = min(1, q_min + m * mean(1 - exp(-rate / s)))
 
 where the mean runs over all cells of the window and cells without data count as dry. The probability is
-stored with the window, so that an evaluation can weight by 1/q. DGMR's data were drawn by importance, too (Ravuri
-et al. 2021, doi:10.1038/s41586-021-03854-z); the form is that of public re-implementations of it.
+stored with the window, so that an evaluation can weight by 1/q. DGMR's data were drawn by importance, too
+(Ravuri et al. 2021, doi:10.1038/s41586-021-03854-z); the form is that of public re-implementations of it.
 """
 
 from __future__ import annotations

@@ -152,18 +152,21 @@ def plot(
         threshold: Of the exceedance probability, mm/h.
     """
     from data_prep.schema import open_radar
+    from nowcast.maps import heading
     from nowcast.plotting import animate, plot_map, plot_panel, save_figure
     from nowcast.products import at_lead_time, read_forecast
 
     ensemble = read_forecast(forecast)
     observed = open_radar(store) if store else None
     mean = ensemble.mean("realization", keep_attrs=True)
+    made_by = f"{ensemble.attrs.get('model')}, mean of {ensemble.sizes['realization']} member(s)"
     if Path(output).suffix in (".gif", ".webp"):
-        animate(mean, output)
+        animate(mean, output, title=made_by)
     elif lead_minutes is None:
         save_figure(plot_panel(observed, ensemble, threshold=threshold), output)
     else:
-        save_figure(plot_map(at_lead_time(mean, lead_minutes)).figure, output)
+        field = at_lead_time(mean, lead_minutes)
+        save_figure(plot_map(field, title=f"{heading(field)}, {made_by}").figure, output)
     print(output)
     return DONE
 
