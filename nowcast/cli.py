@@ -159,7 +159,8 @@ def plot(
     ensemble = read_forecast(forecast)
     observed = open_radar(store) if store else None
     mean = ensemble.mean("realization", keep_attrs=True)
-    made_by = f"{ensemble.attrs.get('model')}, mean of {ensemble.sizes['realization']} member(s)"
+    members = ensemble.sizes["realization"]
+    made_by = str(ensemble.attrs.get("model")) + (f", mean of {members} members" if members > 1 else "")
     if Path(output).suffix in (".gif", ".webp"):
         animate(mean, output, title=made_by)
     elif lead_minutes is None:
