@@ -34,6 +34,7 @@ from data_prep.schema import (
     RefusedInput,
     crs_of,
     iso,
+    minutes,
     missing_from_clock,
     open_store,
     time_step,
@@ -141,7 +142,7 @@ def _create(path: Path, frames: xr.Dataset, *, about: About, layout: Layout, rec
         "Conventions": "CF-1.11",
         **{name: text for name, text in asdict(about).items() if text},
         "history": f"{now} prepared by {software}",
-        "time_step_minutes": float(step / np.timedelta64(1, "s")) / 60,
+        "time_step_minutes": minutes(step),
         "consistent_timestep_start": iso(first),
         "recipe": recipe,
     }

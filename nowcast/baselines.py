@@ -9,7 +9,7 @@ import torch
 import xarray as xr
 
 from nowcast.forecaster import Forecaster
-from nowcast.motion import estimate_motion, sample, trajectories
+from nowcast.motion import advect, estimate_motion
 
 
 class Persistence(Forecaster):
@@ -55,9 +55,6 @@ class Extrapolation(Forecaster):
         """Advect the last frame; see `Forecaster.stream`."""
         frames = torch.from_numpy(context.values)[None].to(self.device)
         with torch.inference_mode():
-            motion = estimate_motion(frames)
-            steps = [
-                sample(frames[:, -1], back)[0].cpu().numpy() for back in trajectories(motion, lead_steps)
-            ]
+            moved = advect(frames[:, -1], estimate_motion(frames), lead_steps)[0].cpu().numpy()
         for _ in range(members):
-            yield np.stack(steps)
+            yield moved

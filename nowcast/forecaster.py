@@ -65,6 +65,12 @@ class Forecaster(ABC):
         """What a product has to say of the model that made it."""
         return {"model": self.name}
 
+    def made_from(self, frames: xr.DataArray, *, seed: int) -> dict[str, Any]:
+        """Attributes of a forecast: whose data, which frames, which model, which seed."""
+        cited = {name: frames.attrs[name] for name in ("institution", "license") if name in frames.attrs}
+        inputs = ", ".join(iso(time) for time in frames["time"].values)
+        return {**cited, **self.provenance(), "seed": seed, "input_frames": inputs}
+
     def recent(self, context: xr.DataArray) -> xr.DataArray:
         """The frames this forecaster uses, loaded and checked.
 
@@ -98,8 +104,7 @@ class Forecaster(ABC):
         frames = self.recent(context)
         count = self.member_count(members)
         values = np.stack(list(self.stream(frames, lead_steps=lead_steps, members=count, seed=seed)))
-        cited = {name: frames.attrs[name] for name in ("institution", "license") if name in frames.attrs}
-        return label(values, frames, attributes={**cited, **self.provenance(), "seed": seed})
+        return label(values, frames, attributes=self.made_from(frames, seed=seed))
 
 
 def refuse_senseless_request(*, lead_steps: int, members: int, seed: int) -> None:
@@ -122,20 +127,19 @@ def label(values: np.ndarray, context: xr.DataArray, *, attributes: dict[str, ob
     Args:
         values: mm/h, (realization, lead_step, y, x).
         context: The frames the forecast was made from.
-        attributes: Provenance.
+        attributes: Provenance, as `Forecaster.made_from` gives it.
 
     Returns:
         (realization, lead_time, y, x) with ``time`` (valid time) along ``lead_time``, and
         ``forecast_reference_time``: the time of the last frame of the context.
     """
     coordinates = forecast_coordinates(context, members=values.shape[0], lead_steps=values.shape[1])
-    frames = ", ".join(iso(time) for time in context["time"].values)
     return xr.DataArray(
         values,
         dims=("realization", "lead_time", "y", "x"),
         coords=coordinates,
         name=VARIABLE,
-        attrs={**FORECAST_ATTRIBUTES, "input_frames": frames, **attributes},
+        attrs={**FORECAST_ATTRIBUTES, **attributes},
     )
 
 

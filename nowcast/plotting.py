@@ -5,10 +5,7 @@ Nothing here holds a figure open: what is returned belongs to the caller, and py
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +38,7 @@ from nowcast.maps import (
     scale_of,
     utc,
 )
-from nowcast.products import exceedance_probability
+from nowcast.products import exceedance_probability, written_whole
 
 __all__ = ["PROBABILITY", "RAIN", "RAIN_COLOURS", "RAIN_LEVELS", "Scale", "animate", "plot_map", "plot_panel",
            "plot_scores", "projection_of", "save_figure"]  # fmt: skip
@@ -327,7 +324,7 @@ def animate(
     if kind == ".webp":
         images = [image.convert("RGB") for image in images]
         options |= {"append_images": images[1:], "lossless": True, "quality": 30, "method": 2}
-    with _whole(path) as partial:
+    with written_whole(path) as partial:
         images[0].save(partial, format=LOOPS[kind], **options)
 
 
@@ -385,19 +382,5 @@ def save_figure(figure: Figure, path: str | Path, *, dpi: float = 150) -> None:
         raise RefusedInput(
             f"a figure is one of {', '.join(sorted(known))}", came=path.name, do="change the suffix"
         )
-    with _whole(path) as partial:
+    with written_whole(path) as partial:
         figure.savefig(partial, dpi=dpi, format=kind)
-
-
-@contextmanager
-def _whole(path: Path) -> Iterator[str]:
-    """A temporary file in the same folder that takes the place of the path if all goes well."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial")
-    os.close(handle)
-    try:
-        yield name
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    finally:
-        Path(name).unlink(missing_ok=True)

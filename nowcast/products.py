@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -85,12 +86,7 @@ def forecast_to_file(
     frames = forecaster.recent(context)
     count = forecaster.member_count(members)
     coordinates = forecast_coordinates(frames, members=count, lead_steps=lead_steps)
-    attributes = {
-        **forecaster.provenance(),
-        "seed": str(seed),
-        "input_frames": ", ".join(iso(time) for time in frames["time"].values),
-        **{name: frames.attrs[name] for name in CITED if name in frames.attrs},
-    }
+    attributes = forecaster.made_from(frames, seed=seed)
     values = forecaster.stream(frames, lead_steps=lead_steps, members=count, seed=seed)
     _write(path, values, xr.Dataset(coords=coordinates), frames["time"].values, attributes)
 
@@ -162,6 +158,22 @@ def validate_forecast(path: str | Path) -> list[str]:
     return findings
 
 
+@contextmanager
+def written_whole(path: Path) -> Iterator[str]:
+    """A temporary file in the same folder that takes the place of the path if all goes well."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial")
+    os.close(handle)
+    try:
+        yield name
+        with open(name, "rb") as finished:
+            os.fsync(finished.fileno())
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+    finally:
+        Path(name).unlink(missing_ok=True)
+
+
 def _write(
     path: str | Path,
     members: Iterable[np.ndarray],
@@ -169,21 +181,10 @@ def _write(
     input_times: np.ndarray,
     attributes: Mapping[str, str],
 ) -> None:
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial")
-    os.close(handle)
-    try:
-        with netCDF4.Dataset(name, "w", clobber=True) as file:
-            _define(file, coordinates, input_times, attributes)
-            for number, member in enumerate(members):
-                file[VARIABLE][number] = member
-        with open(name, "rb") as finished:
-            os.fsync(finished.fileno())
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    finally:
-        Path(name).unlink(missing_ok=True)
+    with written_whole(Path(path)) as name, netCDF4.Dataset(name, "w", clobber=True) as file:
+        _define(file, coordinates, input_times, attributes)
+        for number, member in enumerate(members):
+            file[VARIABLE][number] = member
 
 
 def _define(
