@@ -16,7 +16,7 @@ from data_prep.synthetic import generate
 from nowcast.baselines import Extrapolation
 from nowcast.cli import read_recipe
 from nowcast.evaluation import context_at
-from nowcast.model import Generator, presets
+from nowcast.model import PRESETS, Generator
 from nowcast.plotting import animate, plot_map, save_figure
 
 
@@ -45,7 +45,7 @@ def main(data: Path) -> None:
     picture = folder / "map.png"
     timed(f"map of {size}", lambda: save_figure(plot_map(radar[9].load()).figure, picture))
     timed(f"loop of 18 frames of {size}", lambda: animate(radar[:18].load(), folder / "loop.gif"))
-    generator = Generator(**presets.tiny["generator"]).eval()
+    generator = Generator(**PRESETS["tiny"]["generator"]).eval()
     field = torch.rand(1, 4, 1, 512, 512)
     z = torch.randn(1, *generator.latent_shape(512, 512))
     with torch.inference_mode():

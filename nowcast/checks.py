@@ -108,7 +108,7 @@ def examine_environment() -> Report:
     import torch
 
     from nowcast.basemap import lines  # noqa: F401  (a broken installation shows here)
-    from nowcast.model import Discriminator, Generator, presets
+    from nowcast.model import PRESETS, Discriminator, Generator
 
     facts = [f"nowcast {_version('nowcast')}, Python {platform.python_version()}, {platform.platform()}"]
     facts.append(", ".join(f"{name} {_version(name)}" for name in PACKAGES))
@@ -123,7 +123,7 @@ def examine_environment() -> Report:
         facts.append(f"cuda:{number}: {device.name}, {device.total_memory / 2**30:.0f} GiB")
     if not torch.cuda.is_available():
         facts.append("no GPU: training runs on the CPU, slowly")
-    for name, preset in (("dgmr", presets.dgmr), ("tiny", presets.tiny)):
+    for name, preset in PRESETS.items():
         with torch.device("meta"):
             networks = Generator(**preset["generator"]), Discriminator(**preset["discriminator"])
         count = sum(p.numel() for network in networks for p in network.parameters())

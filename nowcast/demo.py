@@ -22,7 +22,7 @@ from nowcast.evaluation import context_at, evaluate, scored, skill_table, valid_
 from nowcast.forecaster import Forecaster
 from nowcast.gan import NowcastGAN
 from nowcast.load import load_forecaster
-from nowcast.model import Discriminator, Generator, presets
+from nowcast.model import PRESETS, Discriminator, Generator
 from nowcast.plotting import animate, plot_panel, plot_scores, save_figure
 from nowcast.products import read_forecast, write_forecast
 
@@ -91,8 +91,8 @@ def train(store: Path, out: Path, *, seconds: float, seed: int) -> Path:
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="pytorch_lightning")
     model = NowcastGAN(
-        Generator(**presets.tiny["generator"]),
-        Discriminator(**presets.tiny["discriminator"]),
+        Generator(**PRESETS["tiny"]["generator"]),
+        Discriminator(**PRESETS["tiny"]["discriminator"]),
         transform="square_root",
         generator_lr=1e-3,
         discriminator_lr=1e-3,

@@ -7,7 +7,7 @@ import torch
 import yaml
 
 from nowcast.cli import read_recipe
-from nowcast.model import Discriminator, Generator, presets
+from nowcast.model import PRESETS, Discriminator, Generator
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -25,7 +25,7 @@ def test_train_configurations_build_the_preset_of_their_name(path):
 
     with torch.device("meta"):
         cli = training_cli(["--config", str(path), "--data.store", "nowhere.zarr"], run=False)
-    preset = getattr(presets, path.stem)
+    preset = PRESETS[path.stem]
     with torch.device("meta"):
         assert cli.model.generator.config == Generator(**preset["generator"]).config
         assert cli.model.discriminator.config == Discriminator(**preset["discriminator"]).config

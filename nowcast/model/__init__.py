@@ -1,7 +1,7 @@
 """The DGMR network: generator, discriminators and ready-made sizes."""
 
-from nowcast.model import presets
 from nowcast.model.discriminators import Discriminator
 from nowcast.model.generator import Generator
+from nowcast.model.presets import PRESETS
 
-__all__ = ["Discriminator", "Generator", "presets"]
+__all__ = ["PRESETS", "Discriminator", "Generator"]

@@ -6,13 +6,16 @@ Source: Ravuri et al. 2021, DOI 10.1038/s41586-021-03854-z, with the widths of i
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from typing import TypeVar
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import parametrizations, parametrize
+from torch.utils.checkpoint import checkpoint
 
 SPECTRAL_NORM_EPS = 1e-4
 
@@ -30,9 +33,16 @@ def check_positive(name: str, values: Iterable[int]) -> None:
         raise ValueError(f"{name} must be positive whole numbers, got {values}; give integers of at least 1")
 
 
-def conv2d(in_channels: int, out_channels: int, kernel_size: int, *, bias: bool = True) -> nn.Conv2d:
+def conv2d(
+    in_channels: int,
+    out_channels: int,
+    kernel_size: int,
+    *,
+    bias: bool = True,
+    kind: type[nn.Conv2d] = nn.Conv2d,
+) -> nn.Conv2d:
     """Plain 2-D convolution with SAME padding, orthogonal weights and zero bias."""
-    layer = nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=bias)
+    layer = kind(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=bias)
     nn.init.orthogonal_(layer.weight)
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)
@@ -45,9 +55,11 @@ def spectral_norm(layer: Layer) -> Layer:
     return layer
 
 
-def sn_conv2d(in_channels: int, out_channels: int, kernel_size: int) -> nn.Conv2d:
+def sn_conv2d(
+    in_channels: int, out_channels: int, kernel_size: int, *, kind: type[nn.Conv2d] = nn.Conv2d
+) -> nn.Conv2d:
     """Spectrally normalised 2-D convolution."""
-    return spectral_norm(conv2d(in_channels, out_channels, kernel_size))
+    return spectral_norm(conv2d(in_channels, out_channels, kernel_size, kind=kind))
 
 
 def sn_conv3d(in_channels: int, out_channels: int, kernel_size: int) -> nn.Conv3d:
@@ -71,6 +83,70 @@ def normalized_once(module: nn.Module) -> Iterator[None]:
                 if parametrize.is_parametrized(layer, "weight"):
                     _ = layer.weight
         yield
+
+
+def recomputed(layers: Callable[[Tensor], Tensor], x: Tensor, *, norms: nn.Module) -> Tensor:
+    """Runs layers without keeping their activations: the backward pass computes them again.
+
+    The second run must see the weights of the first and leave the statistics of batch norm alone, so both
+    passes have to be inside `normalized_once`.
+
+    Args:
+        layers: maps one tensor to another.
+        x: its input.
+        norms: module whose batch norms are among the layers.
+
+    Raises:
+        RuntimeError: in the backward pass, if the normalised weights of the forward pass are gone.
+    """
+    contexts = partial(_once_and_again, norms)
+    return checkpoint(layers, x, use_reentrant=False, preserve_rng_state=False, context_fn=contexts)
+
+
+def _once_and_again(norms: nn.Module) -> tuple[AbstractContextManager, AbstractContextManager]:
+    return nullcontext(), _again(norms)
+
+
+@contextmanager
+def _again(norms: nn.Module) -> Iterator[None]:
+    """For a while, batch norms leave their statistics as they are."""
+    if not parametrize._cache_enabled:
+        raise RuntimeError(
+            "recomputed layers need the weights of the forward pass, got a backward pass after they were "
+            "released; run both inside normalized_once"
+        )
+    tracking = [module for module in norms.modules() if isinstance(module, _BatchNorm)]
+    before = [(module.momentum, module.num_batches_tracked) for module in tracking]
+    for module in tracking:
+        module.momentum, module.num_batches_tracked = 0.0, None
+    try:
+        yield
+    finally:
+        for module, (momentum, batches) in zip(tracking, before, strict=True):
+            module.momentum, module.num_batches_tracked = momentum, batches
+
+
+class UpsampleConv2d(nn.Conv2d):
+    """3x3 convolution of a field whose cells are first repeated 2 x 2, without ever making that field.
+
+    Repeated cells meet several taps of the kernel at once, so that one transposed convolution with the
+    4 x 4 kernel of their sums gives the same values: 16 products for 4 output cells instead of 36.
+    """
+
+    merge: Tensor
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        taps = torch.eye(3).flip(0)
+        rows = F.pad(taps, (0, 0, 0, 1)) + F.pad(
+            taps, (0, 0, 1, 0)
+        )  # (4, 3): tap j adds to rows 2 - j, 3 - j
+        self.register_buffer("merge", torch.kron(rows, rows).T.contiguous(), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps (N, in, H, W) to (N, out, 2 H, 2 W)."""
+        kernel = (self.weight.flatten(2) @ self.merge).unflatten(2, (4, 4)).transpose(0, 1)
+        return F.conv_transpose2d(x, kernel, self.bias, stride=2, padding=1)
 
 
 class DBlock(nn.Module):
@@ -143,8 +219,8 @@ class GBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps (N, channels, H, W) to the same shape."""
-        main = self.first_conv(F.relu(self.first_norm(x)))
-        return x + self.last_conv(F.relu(self.last_norm(main)))
+        main = self.first_conv(F.relu(self.first_norm(x), inplace=True))
+        return x + self.last_conv(F.relu(self.last_norm(main), inplace=True))
 
 
 class UpsampleGBlock(nn.Module):
@@ -163,15 +239,15 @@ class UpsampleGBlock(nn.Module):
         super().__init__()
         hidden_channels = hidden_channels or out_channels
         self.first_norm = nn.BatchNorm2d(in_channels)
-        self.first_conv = sn_conv2d(in_channels, hidden_channels, 3)
+        self.first_conv = sn_conv2d(in_channels, hidden_channels, 3, kind=UpsampleConv2d)
         self.last_norm = nn.BatchNorm2d(hidden_channels)
         self.last_conv = sn_conv2d(hidden_channels, out_channels, 3)
         self.shortcut = sn_conv2d(in_channels, out_channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps (N, in, H, W) to (N, out, 2 H, 2 W)."""
-        main = self.first_conv(_repeat_cells(F.relu(self.first_norm(x))))
-        main = self.last_conv(F.relu(self.last_norm(main)))
+        main = self.first_conv(F.relu(self.first_norm(x), inplace=True))
+        main = self.last_conv(F.relu(self.last_norm(main), inplace=True))
         return main + _repeat_cells(self.shortcut(x))
 
 

@@ -34,31 +34,46 @@ class ConvGRU(nn.Module):
         self.update_gate = sn_conv2d(input_channels + hidden_channels, hidden_channels, 3)
         self.candidate = sn_conv2d(input_channels + hidden_channels, hidden_channels, 3)
 
-    def forward(self, inputs: Tensor, hidden: Tensor, *, steps: int) -> Tensor:
-        """Returns the hidden state after each step.
+    def project(self, inputs: Tensor) -> Tensor:
+        """The share of the input in all three convolutions, which needs no recurrence.
 
         Args:
             inputs: (steps, N, input_channels, H, W), or (1, N, ...) for the same input at each step.
+
+        Returns:
+            (steps or 1, N, 3 * hidden_channels, H, W)
+        """
+        bias = torch.cat([layer.bias for layer in self._layers() if layer.bias is not None])
+        weight = self._weight(slice(None, self.input_channels))
+        return F.conv2d(inputs.flatten(0, 1), weight, bias, padding=1).unflatten(0, inputs.shape[:2])
+
+    def forward(self, projected: Tensor, hidden: Tensor, *, steps: int) -> Tensor:
+        """Returns the hidden state after each step.
+
+        Args:
+            projected: What `project` made of the inputs.
             hidden: (N, hidden_channels, H, W), the state before the first step.
             steps: number of steps.
 
         Returns:
             (steps, N, hidden_channels, H, W)
         """
-        layers = (self.read_gate, self.update_gate, self.candidate)
-        weight = torch.cat([layer.weight for layer in layers])
-        bias = torch.cat([layer.bias for layer in layers if layer.bias is not None])
-        of_input, of_hidden = weight.split((self.input_channels, self.hidden_channels), dim=1)
         sizes = (2 * self.hidden_channels, self.hidden_channels)
-        gates_of_hidden, candidate_of_hidden = of_hidden.split(sizes)
-
-        from_input = F.conv2d(inputs.flatten(0, 1), of_input, bias, padding=1).unflatten(0, inputs.shape[:2])
+        of_gates, of_candidate = self._weight(slice(self.input_channels, None)).split(sizes)
         states = []
-        for from_x in from_input.expand(steps, -1, -1, -1, -1):
+        for from_x in projected.expand(steps, -1, -1, -1, -1):
             gates_from_x, candidate_from_x = from_x.split(sizes, dim=1)
-            gates = torch.sigmoid(gates_from_x + F.conv2d(hidden, gates_of_hidden, padding=1))
+            gates = torch.sigmoid(gates_from_x + F.conv2d(hidden, of_gates, padding=1))
             read, update = gates.chunk(2, dim=1)
-            candidate = F.relu(candidate_from_x + F.conv2d(read * hidden, candidate_of_hidden, padding=1))
-            hidden = update * hidden + (1 - update) * candidate
+            candidate = F.relu(candidate_from_x + F.conv2d(read * hidden, of_candidate, padding=1))
+            hidden = candidate + update * (hidden - candidate)
             states.append(hidden)
         return torch.stack(states)
+
+    def _layers(self) -> tuple[nn.Conv2d, nn.Conv2d, nn.Conv2d]:
+        return self.read_gate, self.update_gate, self.candidate
+
+    def _weight(self, channels: slice) -> Tensor:
+        """The kernels of all three convolutions for some of their input channels, copied together once."""
+        weight = torch.cat([layer.weight[:, channels] for layer in self._layers()])
+        return weight.contiguous(memory_format=torch.channels_last)

@@ -6,12 +6,13 @@ and cropped.
 Source: Ravuri et al. 2021, DOI 10.1038/s41586-021-03854-z, and its published pseudocode.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from nowcast.model.attention import Attention
 from nowcast.model.blocks import (
@@ -21,6 +22,7 @@ from nowcast.model.blocks import (
     UpsampleGBlock,
     check_positive,
     normalized_once,
+    recomputed,
     sn_conv2d,
 )
 from nowcast.model.conv_gru import ConvGRU
@@ -36,6 +38,7 @@ class ConditioningStack(nn.Module):
         context_frames: number T of frames.
         input_channels: channels C per frame.
         frame_channels: widths of the D-blocks, finest level first.
+        frame_hidden_channels: widths inside the D-blocks; None takes those of their inputs.
         conditioning_channels: widths of the states, finest level first.
     """
 
@@ -45,11 +48,17 @@ class ConditioningStack(nn.Module):
         context_frames: int,
         input_channels: int,
         frame_channels: Sequence[int],
+        frame_hidden_channels: Sequence[int] | None,
         conditioning_channels: Sequence[int],
     ) -> None:
         super().__init__()
         widths = [4 * input_channels, *frame_channels]
-        self.blocks = nn.ModuleList(map(DBlock, widths[:-1], widths[1:]))
+        self.blocks = nn.ModuleList(
+            DBlock(width, wider, hidden_channels=hidden)
+            for width, wider, hidden in zip(
+                widths[:-1], widths[1:], frame_hidden_channels or widths[:-1], strict=True
+            )
+        )
         self.mixing = nn.ModuleList(
             sn_conv2d(context_frames * frame_width, width, 3)
             for frame_width, width in zip(frame_channels, conditioning_channels, strict=True)
@@ -93,19 +102,17 @@ class SamplerLevel(nn.Module):
     Args:
         input_channels: width of what comes from the coarser level.
         channels: width C of the hidden state and of the output; the blocks between work at 2 C.
+        upsample_hidden_channels: width inside the upsampling G-block.
     """
 
-    def __init__(self, input_channels: int, channels: int) -> None:
+    def __init__(self, input_channels: int, channels: int, *, upsample_hidden_channels: int) -> None:
         super().__init__()
         self.gru = ConvGRU(input_channels, channels)
         self.per_frame = nn.Sequential(
-            sn_conv2d(channels, 2 * channels, 1), GBlock(2 * channels), UpsampleGBlock(2 * channels, channels)
+            sn_conv2d(channels, 2 * channels, 1),
+            GBlock(2 * channels),
+            UpsampleGBlock(2 * channels, channels, hidden_channels=upsample_hidden_channels),
         )
-
-    def forward(self, inputs: Tensor, hidden: Tensor, *, steps: int) -> Tensor:
-        """Maps inputs (steps or 1, N, input_channels, H, W), hidden (N, C, H, W) to (steps, N, C, 2H, 2W)."""
-        states = self.gru(inputs, hidden, steps=steps)
-        return self.per_frame(states.flatten(0, 1)).unflatten(0, (steps, -1))
 
 
 class Sampler(nn.Module):
@@ -116,34 +123,75 @@ class Sampler(nn.Module):
     time. We deviate because the statistics of training are then the ones that evaluation uses.
 
     Args:
-        lead_steps: number L of lead times.
         output_channels: channels C of a forecast frame.
         latent_channels: width of the latent input.
         conditioning_channels: widths of the hidden states, finest level first.
+        upsample_hidden_channels: widths inside the upsampling G-blocks, finest level first; None takes
+            `conditioning_channels`.
+
+    Attributes:
+        recompute: whether training keeps only the hidden states and computes what lies between them again
+            in the backward pass, which must then run inside `normalized_once`.
     """
 
     def __init__(
         self,
         *,
-        lead_steps: int,
         output_channels: int,
         latent_channels: int,
         conditioning_channels: Sequence[int],
+        upsample_hidden_channels: Sequence[int] | None,
     ) -> None:
         super().__init__()
-        self.lead_steps = lead_steps
         widths = [*conditioning_channels, latent_channels]
-        self.levels = nn.ModuleList(map(SamplerLevel, widths[1:], widths[:-1]))
+        self.levels = nn.ModuleList(
+            SamplerLevel(wider, width, upsample_hidden_channels=hidden)
+            for wider, width, hidden in zip(
+                widths[1:], widths[:-1], upsample_hidden_channels or conditioning_channels, strict=True
+            )
+        )
         self.norm = nn.BatchNorm2d(widths[0])
         self.output = sn_conv2d(widths[0], 4 * output_channels, 1)
+        self.recompute = False
 
-    def forward(self, latent: Tensor, states: Sequence[Tensor]) -> Tensor:
-        """Maps latent (N, latent_channels, h, w) and states (finest first, batch N) to (N, L, C, H, W)."""
-        features = latent.unsqueeze(0)
-        for level, state in zip(reversed(self.levels), reversed(states), strict=True):
-            features = level(features, state, steps=self.lead_steps)
-        frames = self.output(F.relu(self.norm(features.flatten(0, 1))))
-        return F.pixel_shuffle(frames, 2).unflatten(0, (self.lead_steps, -1)).transpose(0, 1)
+    def forward(
+        self, latent: Tensor, states: Sequence[Tensor], *, lead_steps: int, steps_at_once: int
+    ) -> Iterator[Tensor]:
+        """Yields the frames of `steps_at_once` lead times after the other, (N, steps, C, H, W).
+
+        Args:
+            latent: (N, latent_channels, h, w), the input of the coarsest level at every lead time.
+            states: hidden states before the first lead time, finest first, batch N.
+            lead_steps: number of lead times.
+            steps_at_once: number of lead times whose activations are in memory together.
+        """
+        hidden = list(states)
+        with normalized_once(self):
+            projected = self.levels[-1].gru.project(latent.unsqueeze(0))
+        for first in range(0, lead_steps, steps_at_once):
+            with normalized_once(self):
+                frames = self._advance(projected, hidden, steps=min(steps_at_once, lead_steps - first))
+            yield frames
+
+    def _advance(self, projected: Tensor, hidden: list[Tensor], *, steps: int) -> Tensor:
+        """Frames of the next lead times, (N, steps, C, H, W); replaces the hidden states by the new ones."""
+        for index in reversed(range(len(hidden))):
+            level = self.levels[index]
+            sequence = level.gru(projected, hidden[index], steps=steps)
+            hidden[index] = sequence[-1]
+            features = self._run(level.per_frame, sequence.flatten(0, 1))
+            if index:
+                projected = self.levels[index - 1].gru.project(features.unflatten(0, (steps, -1)))
+        frames = self._run(self._finish, features)
+        return frames.unflatten(0, (steps, -1)).transpose(0, 1)
+
+    def _finish(self, features: Tensor) -> Tensor:
+        return F.pixel_shuffle(self.output(F.relu(self.norm(features))), 2)
+
+    def _run(self, layers: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        if self.recompute and torch.is_grad_enabled():
+            return recomputed(layers, x, norms=self)
+        return layers(x)
 
 
 class Generator(nn.Module):
@@ -163,6 +211,9 @@ class Generator(nn.Module):
         z_channels: channels of the noise.
         frame_channels: widths of the D-blocks that see single context frames, one per level; None takes
             `conditioning_channels` (pseudocode). Several ports take half of these, (24, 48, 96, 192).
+        frame_hidden_channels: widths inside these D-blocks; None takes those of their inputs (pseudocode).
+        upsample_hidden_channels: widths inside the upsampling G-blocks, finest level first; None takes those
+            of their outputs, `conditioning_channels` (pseudocode).
 
     Raises:
         ValueError: if the sizes do not fit together.
@@ -179,6 +230,8 @@ class Generator(nn.Module):
         latent_channels: tuple[int, ...] = (24, 48, 192, 768),
         z_channels: int = 8,
         frame_channels: tuple[int, ...] | None = None,
+        frame_hidden_channels: tuple[int, ...] | None = None,
+        upsample_hidden_channels: tuple[int, ...] | None = None,
     ) -> None:
         super().__init__()
         self.config: dict[str, Any] = {
@@ -190,25 +243,40 @@ class Generator(nn.Module):
             "latent_channels": list(latent_channels),
             "z_channels": z_channels,
             "frame_channels": None if frame_channels is None else list(frame_channels),
+            "frame_hidden_channels": None if frame_hidden_channels is None else list(frame_hidden_channels),
+            "upsample_hidden_channels": (
+                None if upsample_hidden_channels is None else list(upsample_hidden_channels)
+            ),
         }
-        frame_channels = conditioning_channels if frame_channels is None else frame_channels
-        _check_widths(self.config, frame_channels)
+        _check_widths(self.config)
         self.factor = 2 ** (1 + len(conditioning_channels))
         self.conditioning_stack = ConditioningStack(
             context_frames=context_frames,
             input_channels=input_channels,
-            frame_channels=frame_channels,
+            frame_channels=frame_channels or conditioning_channels,
+            frame_hidden_channels=frame_hidden_channels,
             conditioning_channels=conditioning_channels,
         )
         self.latent_stack = LatentStack(z_channels=z_channels, latent_channels=latent_channels)
         self.sampler = Sampler(
-            lead_steps=lead_steps,
             output_channels=output_channels,
             latent_channels=latent_channels[-1],
             conditioning_channels=conditioning_channels,
+            upsample_hidden_channels=upsample_hidden_channels,
         )
         # In this layout the network is 1.6 times as fast on a CPU; it changes no value.
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def fold(self) -> "Generator":
+        """Replaces every spectrally normalised weight by its value: for inference, which then is faster.
+
+        The network is put into evaluation mode and its weights no longer learn.
+        """
+        self.eval().requires_grad_(requires_grad=False)
+        for layer in self.modules():
+            if parametrize.is_parametrized(layer, "weight"):
+                parametrize.remove_parametrizations(layer, "weight")
+        return self
 
     def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
         """Shape (z_channels, h, w) of the noise of one realization of a field of `height` x `width` cells.
@@ -245,25 +313,42 @@ class Generator(nn.Module):
         with normalized_once(self.conditioning_stack):
             return self.conditioning_stack(padded)
 
-    def decode(self, states: Sequence[Tensor], z: Tensor, *, size: tuple[int, int]) -> Tensor:
-        """Draws the realizations that belong to z.
+    def stream(
+        self,
+        states: Sequence[Tensor],
+        z: Tensor,
+        *,
+        size: tuple[int, int],
+        lead_steps: int | None = None,
+        steps_at_once: int = 1,
+    ) -> Iterator[Tensor]:
+        """Draws the realizations that belong to z, some lead times after the other.
 
         Args:
             states: what `encode` returned for a batch of B contexts.
             z: (N, z_channels, h, w) standard normal noise, N = B * M; noise n belongs to context n // M.
             size: (H, W), cells of the context.
+            lead_steps: number L of lead times; None takes those the generator was built for.
+            steps_at_once: number of lead times whose activations are in memory together.
 
-        Returns:
-            (N, L, C, H, W) in network units, of the type of z.
+        Yields:
+            (N, steps, C, H, W) in network units, of the type of z.
 
         Raises:
             ValueError: if z, the states and the size do not fit together.
         """
+        lead_steps = lead_steps or self.config["lead_steps"]
         realizations = self._realizations(states, z, size)
+        with normalized_once(self.latent_stack):
+            latent = self.latent_stack(z)
+        repeated = [state.repeat_interleave(realizations, dim=0) for state in states]
+        for frames in self.sampler(latent, repeated, lead_steps=lead_steps, steps_at_once=steps_at_once):
+            yield frames[..., : size[0], : size[1]].to(z.dtype)
+
+    def decode(self, states: Sequence[Tensor], z: Tensor, *, size: tuple[int, int]) -> Tensor:
+        """All lead times at once, (N, L, C, H, W) in network units; arguments and errors as for `stream`."""
         with normalized_once(self.latent_stack), normalized_once(self.sampler):
-            repeated = [state.repeat_interleave(realizations, dim=0) for state in states]
-            frames = self.sampler(self.latent_stack(z), repeated)
-        return frames[..., : size[0], : size[1]].to(z.dtype)
+            return next(self.stream(states, z, size=size, steps_at_once=self.config["lead_steps"]))
 
     def forward(self, context: Tensor, z: Tensor) -> Tensor:
         """Maps context (B, T, C, H, W) and noise (B * M, z_channels, h, w) to (B * M, L, C, H, W)."""
@@ -292,17 +377,21 @@ class Generator(nn.Module):
         return z.shape[0] // batch
 
 
-def _check_widths(config: dict[str, Any], frame_channels: Sequence[int]) -> None:
+def _check_widths(config: dict[str, Any]) -> None:
     for name in ("context_frames", "lead_steps", "input_channels", "output_channels", "z_channels"):
         check_positive(name, [config[name]])
     for name in ("conditioning_channels", "latent_channels"):
         check_positive(name, config[name])
-    check_positive("frame_channels", frame_channels)
-    if len(frame_channels) != len(config["conditioning_channels"]):
-        raise ValueError(
-            f"frame_channels must have one width per conditioning level, got {len(frame_channels)} for "
-            f"{len(config['conditioning_channels'])} levels; give both tuples the same length"
-        )
+    levels = len(config["conditioning_channels"])
+    for name in ("frame_channels", "frame_hidden_channels", "upsample_hidden_channels"):
+        if config[name] is None:
+            continue
+        check_positive(name, config[name])
+        if len(config[name]) != levels:
+            raise ValueError(
+                f"{name} must have one width per conditioning level, got {len(config[name])} for "
+                f"{levels} levels; give both tuples the same length"
+            )
     if len(config["latent_channels"]) < 2:
         raise ValueError(
             f"latent_channels must have at least two widths, as attention sits before the last L-block, "

@@ -22,10 +22,11 @@ def test_each_step_follows_the_formula():
         candidate = F.relu(gru.candidate(torch.cat([x, read * state], dim=1)))
         state = update * state + (1 - update) * candidate
         expected.append(state)
-    torch.testing.assert_close(gru(inputs, hidden, steps=4), torch.stack(expected))
+    torch.testing.assert_close(gru(gru.project(inputs), hidden, steps=4), torch.stack(expected))
 
 
 def test_one_input_is_used_at_every_step():
     gru = gru_with_bias()
     x, hidden = torch.randn(1, 2, 3, 5, 6), torch.randn(2, 2, 5, 6)
-    torch.testing.assert_close(gru(x, hidden, steps=5), gru(x.repeat(5, 1, 1, 1, 1), hidden, steps=5))
+    once, often = gru.project(x), gru.project(x.repeat(5, 1, 1, 1, 1))
+    torch.testing.assert_close(gru(once, hidden, steps=5), gru(often, hidden, steps=5))

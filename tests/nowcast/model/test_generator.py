@@ -5,7 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch.nn.utils import parametrize
 
-from nowcast.model import Generator, presets
+from nowcast.model import PRESETS, Generator
+from nowcast.model.blocks import normalized_once
 
 SMALL = {
     "lead_steps": 5,
@@ -63,8 +64,18 @@ def test_parameter_counts_are_those_of_the_pseudocode():
 
 def test_narrow_conditioning_has_the_parameter_count_of_the_ports():
     with torch.device("meta"):
-        generator = Generator(frame_channels=(24, 48, 96, 192))
+        generator = Generator(**PRESETS["dgmr-narrow"]["generator"])
     assert parameters(generator) == 47_160_497
+
+
+def test_the_widths_of_the_ports_give_their_parameter_count_without_what_they_never_use():
+    with torch.device("meta"):
+        generator = Generator(
+            frame_channels=(24, 48, 96, 192),
+            frame_hidden_channels=(24, 48, 96, 192),
+            upsample_hidden_channels=(96, 192, 384, 768),
+        )
+    assert parameters(generator) == 53_566_957 - 784_800
 
 
 @pytest.mark.parametrize(("height", "width"), [(50, 70), (16, 16), (5, 33)])
@@ -82,7 +93,7 @@ def test_input_and_output_channels_may_differ():
 
 def test_the_noise_has_one_cell_per_32_cells_rounded_up():
     with torch.device("meta"):
-        generator = Generator(**presets.dgmr["generator"])
+        generator = Generator(**PRESETS["dgmr"]["generator"])
     assert generator.latent_shape(256, 256) == (8, 8, 8)
     assert generator.latent_shape(50, 70) == (8, 2, 3)
     assert small().latent_shape(50, 70) == (4, 4, 5)
@@ -232,11 +243,59 @@ def test_plain_weights_forecast_like_normalised_ones():
     generator = small().eval()
     context, z = torch.rand(1, 4, 1, 16, 16), noise(generator, 1, 16, 16)
     forecast = generator(context, z)
-    for layer in generator.modules():
-        if parametrize.is_parametrized(layer, "weight"):
-            parametrize.remove_parametrizations(layer, "weight")
-    torch.testing.assert_close(generator(context, z), forecast)
+    torch.testing.assert_close(generator.fold()(context, z), forecast)
     assert not spectral_norms(generator)
+    assert not any(parameter.requires_grad for parameter in generator.parameters())
+
+
+@pytest.mark.parametrize("steps_at_once", [1, 2, 5, 9])
+def test_lead_times_may_be_drawn_some_after_the_other(steps_at_once):
+    generator = trained(small(), torch.rand(2, 4, 1, 20, 16))
+    states, z = generator.encode(torch.rand(2, 4, 1, 20, 16)), noise(generator, 4, 20, 16)
+    parts = list(generator.stream(states, z, size=(20, 16), steps_at_once=steps_at_once))
+    assert max(part.shape[1] for part in parts) == min(steps_at_once, 5)
+    torch.testing.assert_close(torch.cat(parts, dim=1), generator.decode(states, z, size=(20, 16)))
+
+
+def test_any_number_of_lead_times_may_be_drawn():
+    generator = trained(small(), torch.rand(2, 4, 1, 16, 16))
+    states, z = generator.encode(torch.rand(1, 4, 1, 16, 16)), noise(generator, 1, 16, 16)
+    nine = torch.cat(list(generator.stream(states, z, size=(16, 16), lead_steps=9)), dim=1)
+    assert nine.shape == (1, 9, 1, 16, 16)
+    torch.testing.assert_close(nine[:, :5], generator.decode(states, z, size=(16, 16)))
+
+
+def gradients_and_buffers(generator, context, z, *, recompute):
+    generator.sampler.recompute = recompute
+    with normalized_once(generator):
+        generator(context, z).square().mean().backward()
+    gradients = {name: value.grad.clone() for name, value in generator.named_parameters()}
+    return gradients, {name: value.clone() for name, value in generator.named_buffers()}
+
+
+def test_recomputing_changes_neither_gradients_nor_power_iterations_nor_statistics():
+    generator = small()
+    context, z = torch.rand(2, 4, 1, 16, 16), noise(generator, 2, 16, 16)
+    for original, _ in spectral_norms(generator):
+        torch.nn.init.normal_(original)
+    start = {name: value.clone() for name, value in generator.state_dict().items()}
+    kept = gradients_and_buffers(generator, context, z, recompute=False)
+    generator.load_state_dict(start)
+    generator.zero_grad()
+    recomputed = gradients_and_buffers(generator, context, z, recompute=True)
+    for before, after in zip(kept, recomputed, strict=True):
+        assert before.keys() == after.keys()
+        for name, value in before.items():
+            torch.testing.assert_close(after[name], value, msg=name)
+    assert int(generator.sampler.norm.num_batches_tracked) == 1
+
+
+def test_recomputing_after_the_weights_were_released_is_refused():
+    generator = small()
+    generator.sampler.recompute = True
+    loss = generator(torch.rand(2, 4, 1, 16, 16), noise(generator, 2, 16, 16)).mean()
+    with pytest.raises(RuntimeError, match="run both inside normalized_once"):
+        loss.backward()
 
 
 @pytest.mark.parametrize(
@@ -246,6 +305,8 @@ def test_plain_weights_forecast_like_normalised_ones():
         ({"conditioning_channels": ()}, "conditioning_channels must be positive"),
         ({"conditioning_channels": (4, 2.5)}, "conditioning_channels must be positive"),
         ({"frame_channels": (4, 6)}, "one width per conditioning level, got 2 for 3 levels"),
+        ({"frame_hidden_channels": (4,)}, "one width per conditioning level, got 1 for 3 levels"),
+        ({"upsample_hidden_channels": (4, 6, 0)}, "upsample_hidden_channels must be positive"),
         ({"latent_channels": (8,)}, "at least two widths"),
         ({"latent_channels": (8, 6)}, "cannot narrow its input, got 8 -> 6"),
         ({"z_channels": 7}, "cannot narrow its input, got 7 -> 6"),

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from nowcast import losses
-from nowcast.model import Discriminator, Generator, presets
+from nowcast.model import PRESETS, Discriminator, Generator
 from nowcast.model.discriminators import draw_frames
 
 SAMPLES = 2
@@ -17,11 +17,11 @@ def defaults(network):
 @pytest.fixture
 def tiny():
     torch.manual_seed(0)
-    generator = Generator(**presets.tiny["generator"])
+    generator = Generator(**PRESETS["tiny"]["generator"])
     for module in generator.modules():
         if hasattr(module, "gamma"):
             torch.nn.init.constant_(module.gamma, 0.5)  # at 0 no gradient passes through attention
-    return generator, Discriminator(**presets.tiny["discriminator"])
+    return generator, Discriminator(**PRESETS["tiny"]["discriminator"])
 
 
 def generated(generator, context):
@@ -43,8 +43,8 @@ def assert_every_parameter_learns(network):
 
 
 def test_the_dgmr_preset_is_what_the_constructors_default_to():
-    assert presets.dgmr["generator"] == defaults(Generator)
-    assert presets.dgmr["discriminator"] == defaults(Discriminator)
+    assert PRESETS["dgmr"]["generator"] == defaults(Generator)
+    assert PRESETS["dgmr"]["discriminator"] == defaults(Discriminator)
 
 
 def test_every_tiny_generator_parameter_learns_from_the_generator_loss(tiny):
