@@ -13,12 +13,13 @@ from pytorch_lightning.core.optimizer import LightningOptimizer
 from torch import Tensor
 
 from data_prep.schema import RefusedInput
-from nowcast.gan_forecaster import CARD, refuse_other_data
+from nowcast.gan_forecaster import refuse_other_data
 from nowcast.losses import discriminator_hinge, generator_hinge, grid_cell_regularizer, masked_mean
 from nowcast.model import Discriminator, Generator
 from nowcast.model.discriminators import draw_crop, draw_frames
 from nowcast.transform import TransformName, refuse_unknown_transform, to_network, to_rain
 from nowcast.verification import ensemble_crps
+from nowcast.weights import CARD
 
 STATISTICS_WINDOWS = 32
 """Recent windows that the batch-norm statistics of a checkpoint are taken over.

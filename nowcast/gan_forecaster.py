@@ -1,10 +1,8 @@
-"""From a checkpoint to a forecaster: encode once, draw z, decode member by member."""
+"""From a trained network to a forecaster: encode once, draw z, decode member by member."""
 
 from __future__ import annotations
 
 import hashlib
-import pickle
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,14 +10,16 @@ from typing import Any
 import numpy as np
 import torch
 import xarray as xr
+from torch import Tensor
 
 from data_prep.schema import RefusedInput, minutes, time_step
 from nowcast.forecaster import Forecaster, grid_spacing, member_seed
 from nowcast.model import Generator
-from nowcast.transform import refuse_unknown_transform, to_network, to_rain
+from nowcast.representation import Representation
+from nowcast.weights import load_network
 
-CARD = "nowcast"
-"""Key of a checkpoint under which a network says what it is and what data it was trained on."""
+CELLS_AT_ONCE = 2**20
+"""Cells of all lead times that are decoded together: more need more memory and are no faster on a CPU."""
 SPACING_TOLERANCE = 0.05
 """Relative difference in grid spacing up to which data count as what the network was trained on."""
 
@@ -29,8 +29,7 @@ class GANForecaster(Forecaster):
 
     Args:
         generator: The network.
-        card: ``transform``, ``grid_spacing`` (m), ``time_step_minutes`` and ``package_version`` of its
-            training.
+        card: What it is and what it was trained on; see `nowcast.weights`.
         name: What tables and files call it.
         checkpoint: SHA-256 of the file it came from.
         device: Where it computes.
@@ -45,7 +44,7 @@ class GANForecaster(Forecaster):
         checkpoint: str = "",
         device: str = "cpu",
     ) -> None:
-        refuse_unknown_transform(card["transform"])
+        self.representation = Representation.of(card)
         self.generator = generator.eval().to(device)
         self.card = card
         self.name = name
@@ -54,31 +53,14 @@ class GANForecaster(Forecaster):
         self.context_frames = generator.config["context_frames"]
 
     @classmethod
-    def from_checkpoint(cls, path: str | Path, *, device: str = "cpu") -> GANForecaster:
-        """Load a training checkpoint; no code in the file is run.
+    def from_file(cls, path: str | Path, *, device: str = "cpu") -> GANForecaster:
+        """Load a training checkpoint or a weights file; no code in the file is run.
 
         Raises:
-            RefusedInput: If the file is no checkpoint of `nowcast.gan.NowcastGAN`.
+            RefusedInput: If the file is neither; see `nowcast.weights.load_network`.
         """
         path = Path(path)
-        try:
-            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-            card = checkpoint[CARD]
-            generator = Generator(**card["generator"])
-            prefix = "generator."
-            state = checkpoint["state_dict"]
-            generator.load_state_dict(
-                {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
-            )
-            if not all(value.isfinite().all() for value in generator.state_dict().values()):
-                raise ValueError("weights that are not finite")
-        except (OSError, EOFError, KeyError, TypeError, ValueError, RuntimeError, AttributeError,
-                pickle.UnpicklingError, zipfile.BadZipFile) as error:  # fmt: skip
-            raise RefusedInput(
-                "a checkpoint was written by nowcast train",
-                came=f"{path} ({_reason(error)})",
-                do="train one with: nowcast train fit",
-            ) from error
+        generator, card = load_network(path)
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         return cls(generator, card, name=path.stem, checkpoint=digest, device=device)
 
@@ -103,37 +85,44 @@ class GANForecaster(Forecaster):
     def stream(
         self, context: xr.DataArray, *, lead_steps: int, members: int, seed: int
     ) -> Iterator[np.ndarray]:
-        """Decode one member at a time; see `Forecaster.stream`. No-data cells of the last frame stay so."""
+        """Decode one member at a time; see `Forecaster.stream`. Rain of cells without data stays unknown."""
         longest = self.generator.config["lead_steps"]
         if lead_steps > longest:
             raise RefusedInput(
                 f"{self.name} forecasts up to {longest} steps", came=lead_steps, do="lower lead_steps"
             )
         rows, columns = _box(np.isfinite(context.values).any(axis=0))
-        last = context.values[-1]
-        frames = torch.from_numpy(context.values[:, rows, columns]).to(self.device)[None, :, None]
-        height, width = frames.shape[-2:]
+        frames = torch.from_numpy(context.values[:, rows, columns]).to(self.device)[None]
+        observed = frames[:, -1:].isfinite()
         reference_time = context["time"].values[-1]
         with torch.inference_mode():
-            states = self.generator.encode(to_network(frames, self.card["transform"]))
+            motion = self.representation.motion(frames)
+            values = self.representation.to_network(self.representation.pull_context(frames, motion))
+            states = self.generator.encode(values)
         for member in range(members):
             noise = torch.Generator().manual_seed(member_seed(seed, reference_time, member))
-            z = torch.randn(1, *self.generator.latent_shape(height, width), generator=noise)
+            z = torch.randn(1, *self.generator.latent_shape(*frames.shape[-2:]), generator=noise)
+            forecast = np.full((lead_steps, *context.shape[1:]), np.nan, np.float32)
+            rain = self._decode(states, z.to(self.device), values[:, -1:], lead_steps=lead_steps)
+            known = (torch.where(observed, part, torch.nan) for part in rain)
+            parts = self.representation.advect(known, motion, steps=lead_steps)
             with torch.inference_mode():
-                value = self.generator.decode(states, z.to(self.device), size=(height, width))
-                rain = to_rain(value, self.card["transform"]).clamp(min=0)[0, :lead_steps, 0]
-                values = rain.float().cpu().numpy()
-            forecast = np.full((lead_steps, *last.shape), np.nan, np.float32)
-            forecast[:, rows, columns] = values
-            forecast[:, ~np.isfinite(last)] = np.nan
+                forecast[:, rows, columns] = torch.cat([part[0].cpu() for part in parts]).numpy()
             yield forecast
 
-
-def _reason(error: Exception) -> str:
-    """Why a checkpoint cannot be loaded, without torch's advice to load it unsafely."""
-    if isinstance(error, pickle.UnpicklingError):
-        return "it holds more than plain values and tensors"
-    return " ".join(f"{type(error).__name__}: {error}".splitlines()[:1])
+    def _decode(self, states: list[Tensor], z: Tensor, last: Tensor, *, lead_steps: int) -> Iterator[Tensor]:
+        """One member in the network's frame, mm/h, (1, some lead times, H, W) after the other."""
+        height, width = last.shape[-2:]
+        outputs = self.generator.stream(
+            states,
+            z,
+            size=(height, width),
+            lead_steps=lead_steps,
+            steps_at_once=max(1, CELLS_AT_ONCE // (height * width)),
+        )
+        for output in outputs:
+            values = self.representation.from_network(output, last)
+            yield self.representation.to_rain(values).clamp(min=0).float()
 
 
 def _box(observed: np.ndarray) -> tuple[slice, slice]:

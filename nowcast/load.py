@@ -15,11 +15,11 @@ def load_forecaster(model: str | Path, *, device: str = "cpu") -> Forecaster:
     """Load a forecaster.
 
     Args:
-        model: ``persistence``, ``extrapolation``, or the path of a checkpoint.
+        model: ``persistence``, ``extrapolation``, or the path of a checkpoint or weights file.
         device: Where it computes, as torch names devices.
 
     Raises:
-        RefusedInput: If it is neither a known name nor a checkpoint of ours.
+        RefusedInput: If it is neither a known name nor a file of ours.
     """
     from nowcast.baselines import Extrapolation, Persistence
 
@@ -29,13 +29,13 @@ def load_forecaster(model: str | Path, *, device: str = "cpu") -> Forecaster:
         return Extrapolation(device=device)
     if not Path(model).is_file():
         raise RefusedInput(
-            f"a model is one of {', '.join(BASELINES)} or a checkpoint file",
+            f"a model is one of {', '.join(BASELINES)} or a checkpoint or weights file",
             came=model,
             do="correct --model; nowcast train fit prints where its checkpoint lies",
         )
     from nowcast.gan_forecaster import GANForecaster
 
-    return GANForecaster.from_checkpoint(model, device=device)
+    return GANForecaster.from_file(model, device=device)
 
 
 def load_forecasters(models: Sequence[str], *, device: str = "cpu") -> dict[str, Forecaster]:

@@ -86,19 +86,21 @@ def trajectories(motion: Tensor, steps: int) -> Iterator[Tensor]:
         yield displacement
 
 
-def sample(field: Tensor, displacement: Tensor) -> Tensor:
-    """Bilinear values of a field at ``p - displacement``; NaN where half or more of them is missing.
+def sample(field: Tensor, displacement: Tensor, *, nearest: bool = False) -> Tensor:
+    """Values of a field at ``p - displacement``: bilinear, or those of the nearest cell.
 
     Args:
         field: (B, H, W), NaN where there is no data.
         displacement: Cells, (B, 2, H, W).
+        nearest: Whether to take the nearest cell, which smoothes nothing.
 
     Returns:
-        (B, H, W).
+        (B, H, W); NaN outside the field, and where half or more of what a value is made of is missing.
     """
     valid = field.isfinite()
     planes = torch.stack([field.nan_to_num(nan=0.0), valid.to(field.dtype)], dim=1)
-    planes = F.grid_sample(planes, _grid(displacement), align_corners=True, padding_mode="zeros")
+    mode = "nearest" if nearest else "bilinear"
+    planes = F.grid_sample(planes, _grid(displacement), mode=mode, align_corners=True, padding_mode="zeros")
     value, weight = planes.unbind(dim=1)
     return torch.where(weight > 0.5, value / weight.clamp(min=0.5), torch.nan)
 

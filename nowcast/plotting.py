@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from data_prep.schema import RefusedInput, minutes
+from nowcast.files import written_whole
 from nowcast.maps import (
     HEADING,
     NO_DATA,
@@ -38,7 +39,7 @@ from nowcast.maps import (
     scale_of,
     utc,
 )
-from nowcast.products import exceedance_probability, written_whole
+from nowcast.products import exceedance_probability
 
 __all__ = ["PROBABILITY", "RAIN", "RAIN_COLOURS", "RAIN_LEVELS", "Scale", "animate", "plot_map", "plot_panel",
            "plot_scores", "projection_of", "save_figure"]  # fmt: skip

@@ -7,10 +7,7 @@ there when it is complete, so that a reader never sees part of one.
 
 from __future__ import annotations
 
-import os
-import tempfile
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -21,6 +18,7 @@ import numpy as np
 import xarray as xr
 
 from data_prep.schema import LARGEST_RATE, VARIABLE, RefusedInput, crs_of, iso
+from nowcast.files import written_whole
 from nowcast.forecaster import (
     FORECAST_ATTRIBUTES,
     Forecaster,
@@ -156,22 +154,6 @@ def validate_forecast(path: str | Path) -> list[str]:
         if not np.isfinite(values).any(axis=(1, 2)).all():
             findings.append(f"member {member} has a lead time without any value")
     return findings
-
-
-@contextmanager
-def written_whole(path: Path) -> Iterator[str]:
-    """A temporary file in the same folder that takes the place of the path if all goes well."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial")
-    os.close(handle)
-    try:
-        yield name
-        with open(name, "rb") as finished:
-            os.fsync(finished.fileno())
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    finally:
-        Path(name).unlink(missing_ok=True)
 
 
 def _write(

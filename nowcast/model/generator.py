@@ -7,7 +7,7 @@ Source: Ravuri et al. 2021, DOI 10.1038/s41586-021-03854-z, and its published ps
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -166,8 +166,9 @@ class Sampler(nn.Module):
             steps_at_once: number of lead times whose activations are in memory together.
         """
         hidden = list(states)
+        coarsest = cast(SamplerLevel, self.levels[-1])
         with normalized_once(self):
-            projected = self.levels[-1].gru.project(latent.unsqueeze(0))
+            projected = coarsest.gru.project(latent.unsqueeze(0))
         for first in range(0, lead_steps, steps_at_once):
             with normalized_once(self):
                 frames = self._advance(projected, hidden, steps=min(steps_at_once, lead_steps - first))
@@ -175,13 +176,14 @@ class Sampler(nn.Module):
 
     def _advance(self, projected: Tensor, hidden: list[Tensor], *, steps: int) -> Tensor:
         """Frames of the next lead times, (N, steps, C, H, W); replaces the hidden states by the new ones."""
-        for index in reversed(range(len(hidden))):
-            level = self.levels[index]
+        levels = cast(list[SamplerLevel], list(self.levels))
+        for index in reversed(range(len(levels))):
+            level = levels[index]
             sequence = level.gru(projected, hidden[index], steps=steps)
             hidden[index] = sequence[-1]
             features = self._run(level.per_frame, sequence.flatten(0, 1))
             if index:
-                projected = self.levels[index - 1].gru.project(features.unflatten(0, (steps, -1)))
+                projected = levels[index - 1].gru.project(features.unflatten(0, (steps, -1)))
         frames = self._run(self._finish, features)
         return frames.unflatten(0, (steps, -1)).transpose(0, 1)
 

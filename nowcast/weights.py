@@ -1,0 +1,96 @@
+"""Networks in files: training checkpoints are read, published weights are written and read.
+
+A network never travels alone. Its *card* says in plain values what it is and what it was trained on:
+``generator`` (its arguments), ``transform``, ``output``, ``frame`` (see `nowcast.representation`),
+``grid_spacing`` (m), ``time_step_minutes`` and ``package_version``. A checkpoint holds it under the key
+`CARD`, a weights file (safetensors: tensors and text, no code) as JSON in its metadata.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from data_prep.schema import RefusedInput
+from nowcast.files import written_whole
+from nowcast.model import Generator
+from nowcast.representation import Representation
+
+CARD = "nowcast"
+"""Key under which a file holds the card of its network."""
+SUFFIX = ".safetensors"
+MADE_BY = "model weights were written by nowcast train, export or import-ocf"
+PREFIX = "generator."
+UNREADABLE = (
+    OSError, EOFError, KeyError, TypeError, ValueError, RuntimeError, AttributeError,
+    pickle.UnpicklingError, zipfile.BadZipFile, SafetensorError,
+)  # fmt: skip
+
+
+def load_network(path: str | Path) -> tuple[Generator, dict[str, Any]]:
+    """The network of a checkpoint or a weights file, folded for inference, and its card.
+
+    No code in the file is run.
+
+    Raises:
+        RefusedInput: If the file is neither, is damaged, or holds weights that are not finite.
+    """
+    try:
+        state, card = _read_weights(path) if Path(path).suffix == SUFFIX else _read_checkpoint(path)
+        Representation.of(card)
+        with torch.random.fork_rng(devices=[]):
+            generator = Generator(**card["generator"])
+        if not any(".parametrizations." in name for name in state):
+            generator.fold()
+        generator.load_state_dict(state)
+        if not all(value.isfinite().all() for value in generator.state_dict().values()):
+            raise ValueError("weights that are not finite")
+    except UNREADABLE as error:
+        raise RefusedInput(
+            MADE_BY, came=f"{path} ({reason(error)})", do="train a model with nowcast train fit"
+        ) from error
+    return generator.fold(), card
+
+
+def save_weights(path: str | Path, generator: Generator, card: dict[str, Any]) -> None:
+    """Write the folded weights of a network and its card as safetensors.
+
+    Raises:
+        RefusedInput: If the name does not end in .safetensors or the card lacks what a forecaster needs.
+    """
+    if Path(path).suffix != SUFFIX:
+        raise RefusedInput(f"weights are written to a file *{SUFFIX}", came=path, do="correct the name")
+    Representation.of(card)
+    state = copy.deepcopy(generator).fold().state_dict()
+    tensors = {name: value.cpu().contiguous() for name, value in state.items()}
+    with written_whole(Path(path)) as unfinished:
+        save_file(tensors, unfinished, metadata={CARD: json.dumps(card)})
+
+
+def reason(error: Exception) -> str:
+    """Why a file cannot be loaded, without torch's advice to load it unsafely."""
+    if isinstance(error, pickle.UnpicklingError):
+        return "it holds more than plain values and tensors"
+    return " ".join(f"{type(error).__name__}: {error}".splitlines()[:1])
+
+
+def _read_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    state = checkpoint["state_dict"]
+    own = {name.removeprefix(PREFIX): value for name, value in state.items() if name.startswith(PREFIX)}
+    return own, checkpoint[CARD]
+
+
+def _read_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    with safe_open(path, framework="pt") as file:
+        card = json.loads(file.metadata()[CARD])
+        return {name: file.get_tensor(name) for name in file.keys()}, card  # noqa: SIM118 (no mapping)
