@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,8 @@ import torch
 import xarray as xr
 import zarr
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, RandomSampler
+from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data.distributed import DistributedSampler
 
 from data_prep.schema import PACKED_MISSING, PACKED_SCALE, SPLITS, VARIABLE, RefusedInput, open_radar
 from nowcast.gan_forecaster import describe_data
@@ -81,16 +83,88 @@ class RadarCrops(Dataset):
         }
 
 
+class Draws(DistributedSampler):
+    """Windows drawn with replacement, batch by batch: each batch is a pure function of seed and number.
+
+    A run that goes on from a checkpoint thus sees the batches it would have seen, and several processes
+    share the batches of one.
+
+    Args:
+        windows: How many there are to draw from.
+        batch_size: Windows of one process in a batch.
+        batches: Batches in an epoch.
+        seed: Of the draws.
+        position: Number of the next batch of the run, asked for at the start of each epoch.
+        rank: Number of this process.
+        world_size: Number of processes.
+    """
+
+    def __init__(
+        self,
+        windows: int,
+        *,
+        batch_size: int,
+        batches: int,
+        seed: int,
+        position: Callable[[], int],
+        rank: int,
+        world_size: int,
+    ) -> None:
+        self.windows = windows
+        self.batch_size = batch_size
+        self.batches = batches
+        self.seed = seed
+        self.position = position
+        self.rank = rank
+        self.world_size = world_size
+
+    def __len__(self) -> int:
+        return self.batches * self.batch_size
+
+    def __iter__(self) -> Iterator[int]:
+        first = self.position()
+        for number in range(first, first + self.batches):
+            draw = np.random.default_rng([self.seed, number])
+            batch = draw.integers(self.windows, size=self.batch_size * self.world_size)
+            yield from batch[self.rank :: self.world_size].tolist()
+
+    def set_epoch(self, epoch: int) -> None:
+        """Nothing: the position says it all."""
+
+
+class Share(DistributedSampler):
+    """The windows of one process, in order, none of them twice.
+
+    Args:
+        chosen: Numbers of the windows of all processes.
+        rank: Number of this process.
+        world_size: Number of processes.
+    """
+
+    def __init__(self, chosen: Sequence[int], *, rank: int, world_size: int) -> None:
+        self.own = list(chosen)[rank::world_size]
+
+    def __len__(self) -> int:
+        return len(self.own)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.own)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Nothing: the order is fixed."""
+
+
 class RadarDataModule(pl.LightningDataModule):
     """Training and validation windows of a store.
 
     Args:
         store: The store.
-        batch_size: Windows in a batch.
+        batch_size: Windows in a batch, of each process.
         size: Rows and columns of a crop; all of the sampled window where none is given.
-        samples_per_epoch: Windows drawn, with replacement, for one epoch.
+        samples_per_epoch: Windows drawn, with replacement, for one epoch of each process.
         validation_samples: Windows of the validation split that are used, evenly chosen.
         workers: Processes that read.
+        seed: Of the draws.
     """
 
     def __init__(
@@ -102,6 +176,7 @@ class RadarDataModule(pl.LightningDataModule):
         samples_per_epoch: int = 4096,
         validation_samples: int = 256,
         workers: int = 0,
+        seed: int = 0,
     ) -> None:
         super().__init__()
         self.store = store
@@ -110,6 +185,7 @@ class RadarDataModule(pl.LightningDataModule):
         self.samples_per_epoch = samples_per_epoch
         self.validation_samples = validation_samples
         self.workers = workers
+        self.seed = seed
 
     def setup(self, stage: str | None = None) -> None:  # noqa: ARG002
         """Open the sample index; see `RadarCrops`.
@@ -128,24 +204,42 @@ class RadarDataModule(pl.LightningDataModule):
             )
 
     def train_dataloader(self) -> DataLoader:
-        """Windows drawn at random, with replacement."""
-        sampler = RandomSampler(self.train, replacement=True, num_samples=self.samples_per_epoch)
-        return DataLoader(
-            self.train,
+        """Windows drawn at random, with replacement, from where the run has come to."""
+        sampler = Draws(
+            len(self.train),
             batch_size=self.batch_size,
-            sampler=sampler,
-            drop_last=True,
-            **self._worker_settings(),
+            batches=max(1, self.samples_per_epoch // self.batch_size),
+            seed=self.seed,
+            position=lambda: getattr(self.trainer.lightning_module, "batches_seen", 0) if self.trainer else 0,
+            **self._processes(),
         )
+        return self._loader(self.train, sampler)
 
     def val_dataloader(self) -> DataLoader | list:
         """Windows of the validation split in a fixed order; nothing where it has none."""
-        count = min(self.validation_samples, len(self.validation))
-        if count == 0:
+        chosen = _evenly(len(self.validation), self.validation_samples)
+        if not chosen:
             return []
-        chosen = np.linspace(0, len(self.validation) - 1, count).astype(int).tolist()
-        subset = torch.utils.data.Subset(self.validation, chosen)
-        return DataLoader(subset, batch_size=self.batch_size, **self._worker_settings())
+        return self._loader(self.validation, Share(chosen, **self._processes()))
+
+    def statistics_windows(self, count: int) -> dict[str, Tensor]:
+        """Training windows for batch-norm statistics, evenly chosen, as one batch."""
+        chosen = _evenly(len(self.train), count)
+        return _collate([self.train[number] for number in chosen])
+
+    def _loader(self, windows: RadarCrops, sampler: DistributedSampler) -> DataLoader:
+        return DataLoader(
+            windows,
+            batch_size=self.batch_size,
+            sampler=sampler,
+            collate_fn=_collate,
+            **self._worker_settings(),
+        )
+
+    def _processes(self) -> dict[str, int]:
+        if self.trainer is None:
+            return {"rank": 0, "world_size": 1}
+        return {"rank": self.trainer.global_rank, "world_size": self.trainer.world_size}
 
     def _worker_settings(self) -> dict:
         """Spawned workers: forked ones hang where the parent has read through the zarrs codecs."""
@@ -157,6 +251,27 @@ class RadarDataModule(pl.LightningDataModule):
             "persistent_workers": True,
             "pin_memory": torch.cuda.is_available(),
         }
+
+
+def _evenly(available: int, count: int) -> list[int]:
+    count = min(count, available)
+    return np.linspace(0, available - 1, count).astype(int).tolist() if count else []
+
+
+def _collate(windows: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Stack windows of one grid size.
+
+    Raises:
+        RefusedInput: If the sizes differ.
+    """
+    sizes = {tuple(window["rain"].shape) for window in windows}
+    if len(sizes) > 1:
+        raise RefusedInput(
+            "the windows of a batch have one number of frames and one grid size",
+            came=f"{sorted(sizes)}",
+            do="train on one store at a time, or prepare the windows with one size",
+        )
+    return default_collate(list(windows))
 
 
 def _open_samples(store: str | Path) -> xr.Dataset:

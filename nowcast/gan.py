@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 import copy
-from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from importlib.metadata import version
 from typing import Any, Literal, cast
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.core.optimizer import LightningOptimizer
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from data_prep.schema import RefusedInput
-from nowcast.gan_forecaster import refuse_other_data
-from nowcast.losses import discriminator_hinge, generator_hinge, grid_cell_regularizer, masked_mean
+from nowcast.batch_norm import estimated_buffers, set_buffers
+from nowcast.gan_forecaster import decode, encode, refuse_other_data
+from nowcast.losses import REGULARIZERS, discriminator_hinge, generator_hinge
 from nowcast.model import Discriminator, Generator
-from nowcast.model.discriminators import draw_crop, draw_frames
-from nowcast.transform import TransformName, refuse_unknown_transform, to_network, to_rain
-from nowcast.verification import ensemble_crps
-from nowcast.weights import CARD
+from nowcast.model.blocks import normalized_once
+from nowcast.representation import FrameName, OutputName, Representation
+from nowcast.training_batch import Draws, TrainingBatch, observed_rain
+from nowcast.transform import TransformName
+from nowcast.validation import ValidationSums
+from nowcast.weights import CARD, PREFIX
 
 STATISTICS_WINDOWS = 32
-"""Recent windows that the batch-norm statistics of a checkpoint are taken over.
+"""Training windows that the batch-norm statistics of validation and of a checkpoint are taken over.
 
 With the paper's widths each takes about a quarter of a GiB for the moment.
 """
@@ -35,53 +41,73 @@ class NowcastGAN(pl.LightningModule):
     the critics see two batches for one of the generator's, as the paper has it. Lightning counts the steps of
     both optimisers: with two discriminator steps, ``max_steps`` of 3 is one step of the generator.
 
+    All randomness of a step follows from `seed` and the number of the batch. A run that goes on from a
+    checkpoint repeats what it would have done, and several processes do what one would do with all their
+    windows (but for batch norm, whose statistics are those of each process unless they are synchronised).
+
     Args:
         generator: Network that makes the future.
         discriminator: Network that judges it.
-        transform: mm/h to network value; see `nowcast.transform`.
+        transform: mm/h to network value; see `nowcast.representation`, as for the next two.
+        output: Whether the generator puts out rain or what changes.
+        frame: Whether the networks see rain in place or carried along.
         generator_lr: Learning rate of the generator.
         discriminator_lr: Learning rate of the discriminators.
         betas: Of Adam, for both.
-        regularizer_weight: Weight (lambda) of the grid-cell regulariser against the sum of both critics.
-        regularizer: How the regulariser weights rain; see `nowcast.losses.grid_cell_regularizer`.
+        regularizer: What keeps the samples near the observation; see `nowcast.losses.REGULARIZERS`.
+        regularizer_weight: Its weight (lambda) against the sum of both critics.
         samples: Monte-Carlo samples of the future in a generator step.
         discriminator_steps: Discriminator steps for one of the generator.
         validation_members: Ensemble size in validation.
+        micro_batches: Parts into which each batch is cut; their gradients add up to one step, which takes
+            less memory. Batch norm then sees one part at a time.
+        gradient_checkpointing: Whether the sampler's activations are computed again instead of kept.
+        compile: Whether torch compiles the blocks of the networks, which takes minutes once.
+        seed: Of all noise, frames and crops.
     """
 
-    batches_seen: Tensor
-
-    def __init__(
+    def __init__(  # noqa: PLR0913 (the settings of a training)
         self,
         generator: Generator,
         discriminator: Discriminator,
         *,
         transform: TransformName = "rain_rate",
+        output: OutputName = "rain",
+        frame: FrameName = "fixed",
         generator_lr: float = 5e-5,
         discriminator_lr: float = 2e-4,
         betas: tuple[float, float] = (0.0, 0.999),
+        regularizer: Literal["paper", "pseudocode", "crps", "normalized_crps"] = "paper",
         regularizer_weight: float = 20.0,
-        regularizer: Literal["paper", "pseudocode"] = "paper",
         samples: int = 6,
         discriminator_steps: int = 2,
         validation_members: int = 4,
+        micro_batches: int = 1,
+        gradient_checkpointing: bool = False,
+        compile: bool = False,  # noqa: A002
+        seed: int = 0,
     ) -> None:
         super().__init__()
-        refuse_unknown_transform(transform)
         self.automatic_optimization = False
         self.generator = generator
         self.discriminator = discriminator
-        self.transform = transform
+        self.representation = Representation(transform=transform, output=output, frame=frame)
         self.generator_lr = generator_lr
         self.discriminator_lr = discriminator_lr
         self.betas = betas
+        self.regularizer = REGULARIZERS[regularizer]
         self.regularizer_weight = regularizer_weight
-        self.regularizer = regularizer
         self.samples = samples
         self.discriminator_steps = discriminator_steps
         self.validation_members = validation_members
-        self.recent_contexts: deque[Tensor] = deque(maxlen=STATISTICS_WINDOWS)
-        self.register_buffer("batches_seen", torch.zeros((), dtype=torch.int64))
+        self.micro_batches = micro_batches
+        self.seed = seed
+        self.batches_seen = 0
+        self.generator_steps = 0
+        self.validation_sums: ValidationSums | None = None
+        generator.sampler.recompute = gradient_checkpointing
+        if compile:
+            _compile(generator, discriminator)
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         """Adam for the generator and Adam for both discriminators together."""
@@ -91,169 +117,249 @@ class NowcastGAN(pl.LightningModule):
         ]
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:  # noqa: ARG002
-        """One batch; rain and mask as `nowcast.datamodule.RadarCrops` gives them, batched."""
-        context, target, mask = self._split(batch)
-        self.recent_contexts.extend(context)
-        self._discriminator_step(context, target, mask)
+        """One batch; rain and mask as `nowcast.datamodule.RadarCrops` gives them, batched.
+
+        Raises:
+            RefusedInput: If the batch cannot be used or a gradient is not finite; no weight changes then.
+        """
+        windows = TrainingBatch.of(batch, self.representation, **self._frames())
+        self._discriminator_step(windows)
         self.batches_seen += 1
         if self.batches_seen % self.discriminator_steps == 0:
-            self._generator_step(context, target, mask)
+            self._generator_step(windows)
+            self.generator_steps += 1
 
-    def on_validation_start(self) -> None:
+    def on_validation_epoch_start(self) -> None:
         """Validate the network that a checkpoint would hold."""
-        statistics = self._batch_norm_statistics()
-        own = {name.removeprefix("generator."): value for name, value in statistics.items()}
-        self.generator.load_state_dict(own, strict=False)
+        set_buffers(self.generator, estimated_buffers(self.generator, self._statistics_contexts()))
+        self.validation_sums = ValidationSums()
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        """CRPS of a small ensemble beside that of persistence, over observed cells, mm/h."""
-        context, target, mask = self._split(batch)
-        noise = torch.Generator().manual_seed(batch_idx)
-        members = self._sample(context, self.validation_members, noise=noise)
-        rain = to_rain(members, self.transform).clamp(min=0).float()
-        last = to_rain(context[:, -1:], self.transform).expand_as(target)
-        first = self.generator.config["context_frames"]
-        mask = mask & batch["mask"][:, first - 1 : first]  # persistence has nothing to say elsewhere
-        scores = {
-            "val/crps": masked_mean(ensemble_crps(rain, target), mask),
-            "val/crps_persistence": masked_mean((last - target).abs(), mask),
-        }
-        self.log_dict(scores, prog_bar=True, batch_size=target.shape[0])
+        """A small ensemble of every window, as a forecast would have it, into the sums."""
+        context, target = observed_rain(batch, **self._frames())
+        members = self.ensemble(context, self.validation_members, seed=batch_idx)
+        cast(ValidationSums, self.validation_sums).add(members, target, context[:, -1])
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add what a forecaster needs to know, in plain values, and statistics it can rely on."""
-        checkpoint["state_dict"].update(self._batch_norm_statistics())
-        checkpoint[CARD] = {
+    def on_validation_epoch_end(self) -> None:
+        """Scores over all windows of all processes."""
+        sums = cast(ValidationSums, self.validation_sums)
+        if sums.totals:
+            sums.totals = {name: self._reduce(total, "sum") for name, total in sums.totals.items()}
+            scores = {f"val/{name}": value for name, value in sums.scores().items()}
+            self.log_dict(scores, prog_bar=True, rank_zero_only=False)
+
+    @torch.no_grad()
+    def ensemble(self, context: Tensor, members: int, *, seed: int) -> Tensor:
+        """Forecasts from contexts (B, T, H, W) in mm/h: (members, B, L, H, W), NaN where there is none."""
+        noise = torch.Generator().manual_seed(seed)
+        shape = (len(context) * members, *self.generator.latent_shape(*context.shape[-2:]))
+        z = torch.randn(shape, generator=noise).to(context)
+        steps = self.generator.config["lead_steps"]
+        encoded = encode(self.generator, self.representation, context)
+        parts = decode(self.generator, self.representation, encoded, z, lead_steps=steps, steps_at_once=steps)
+        rain = torch.cat(list(parts), dim=1)
+        return rain.unflatten(0, (len(context), members)).transpose(0, 1)
+
+    def card(self) -> dict[str, Any]:
+        """What the network is and what data it is trained on, in plain values; see `nowcast.weights`."""
+        return {
             "generator": self.generator.config,
-            "transform": self.transform,
+            "discriminator": self.discriminator.config,
+            **self.representation.card(),
             "package_version": version("nowcast"),
             **self._data(),
         }
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the card, and batch-norm statistics that the weights in the checkpoint can rely on."""
+        state = checkpoint["state_dict"]
+        generator = copy.deepcopy(self.generator)
+        own = {name.removeprefix(PREFIX): value for name, value in state.items() if name.startswith(PREFIX)}
+        generator.load_state_dict(own)
+        buffers = estimated_buffers(generator, self._statistics_contexts())
+        checkpoint["state_dict"] = {
+            **state,
+            **{PREFIX + name: value for name, value in buffers.items() if PREFIX + name in state},
+        }
+        checkpoint["batches_seen"] = self.batches_seen
+        checkpoint["generator_steps"] = self.generator_steps
+        checkpoint[CARD] = self.card()
+
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse to go on from a checkpoint of another transform, grid spacing or time step.
+        """Refuse to go on from a checkpoint of other networks or other data.
 
         Raises:
-            RefusedInput: If one of them differs.
+            RefusedInput: If networks, representation, grid spacing or time step differ.
         """
-        card = checkpoint.get(CARD)
+        card, own = checkpoint.get(CARD), self.card()
         if card is None:
             raise RefusedInput(
                 "a checkpoint was written by nowcast train", came=f"one without '{CARD}'", do="start anew"
             )
-        if card["transform"] != self.transform:
-            raise RefusedInput(
-                f"the checkpoint was trained with transform {card['transform']}",
-                came=self.transform,
-                do="set model.transform to the checkpoint's, or start anew",
-            )
-        refuse_other_data(card, self._data(), what="the checkpoint")
+        for name in ("generator", "discriminator", "transform", "output", "frame"):
+            if card.get(name) != own[name]:
+                theirs, ours = _differences(card.get(name), own[name])
+                raise RefusedInput(
+                    f"the checkpoint was trained with {name} {theirs}",
+                    came=ours,
+                    do=f"set model.{name} to the checkpoint's, or start anew",
+                )
+        refuse_other_data(card, own, what="the checkpoint")
+        self.batches_seen = checkpoint["batches_seen"]
+        self.generator_steps = checkpoint["generator_steps"]
 
-    def _batch_norm_statistics(self) -> dict[str, Tensor]:
-        """Statistics of the present weights over recent windows, for the state dict.
-
-        The windows go through as one batch, so that every layer sees what it will see in a forecast: with
-        statistics that trail behind the weights, or are means over small batches, a forecast can run away.
-        """
-        if not self.recent_contexts:
-            return {}
-        generator = copy.deepcopy(self.generator).train()
-        for module in generator.modules():
-            if isinstance(module, torch.nn.BatchNorm2d):
-                module.momentum = 1.0
-        context = torch.stack(list(self.recent_contexts))
-        shape = (context.shape[0], *generator.latent_shape(*context.shape[-2:]))
-        noise = torch.Generator().manual_seed(0)
-        with torch.no_grad():
-            generator(context, torch.randn(shape, generator=noise).to(context))
-        statistics = generator.state_dict()
-        return {f"generator.{name}": value for name, value in statistics.items() if ".running_" in name}
+    def _frames(self) -> dict[str, int]:
+        return {name: self.generator.config[name] for name in ("context_frames", "lead_steps")}
 
     def _data(self) -> dict[str, float]:
         return self.trainer.datamodule.description  # type: ignore[attr-defined]
 
-    def _optimizers(self) -> tuple[LightningOptimizer, LightningOptimizer]:
-        """Of the generator and of the discriminators."""
-        generator, discriminator = cast(list[LightningOptimizer], self.optimizers())
-        return generator, discriminator
+    def _statistics_contexts(self) -> Tensor:
+        windows = self.trainer.datamodule.statistics_windows(STATISTICS_WINDOWS)  # type: ignore[attr-defined]
+        rain = {name: value.to(self.device) for name, value in windows.items()}
+        context, _ = observed_rain(rain, **self._frames())
+        motion = self.representation.motion(context)
+        return self.representation.to_network(self.representation.pull_context(context, motion))
 
-    def _split(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """Context in network values; target in mm/h and its mask, (B, L, 1, H, W).
+    def _discriminator_step(self, windows: TrainingBatch) -> None:
+        with self._stepping("discriminator", self.discriminator) as backward:
+            for part, draws in self._parts(windows, samples=1, purpose=0):
+                with normalized_once(self.generator), normalized_once(self.discriminator):
+                    with torch.no_grad():
+                        fake = self._futures(part, draws)[0]
+                    real_scores, fake_scores = self._judge(part, draws, part.real, fake)
+                    loss, diagnostics = discriminator_hinge(real_scores, fake_scores)
+                    share = len(part) / len(windows)
+                    backward(
+                        loss * share, {"loss/discriminator": loss, **diagnostics}, {"forecast": fake}, share
+                    )
 
-        Raises:
-            RefusedInput: If the windows of the store are shorter than context and lead times together.
-        """
-        first = self.generator.config["context_frames"]
-        last = first + self.generator.config["lead_steps"]
-        rain, mask = batch["rain"], batch["mask"]
-        if rain.shape[1] < last:
-            raise RefusedInput(
-                f"a window holds {last} frames, context and lead times together",
-                came=rain.shape[1],
-                do="prepare the store with longer sampling.frames, or lower lead_steps",
-            )
-        return to_network(rain[:, :first], self.transform), rain[:, first:last], mask[:, first:last]
+    def _generator_step(self, windows: TrainingBatch) -> None:
+        cells = self._reduce(windows.mask.sum().float(), "mean")
+        with self._stepping("generator", self.generator) as backward:
+            for part, draws in self._parts(windows, samples=self.samples, purpose=1):
+                with normalized_once(self.generator), normalized_once(self.discriminator):
+                    futures = self._futures(part, draws)
+                    adversarial, diagnostics = generator_hinge(torch.cat(self._judge(part, draws, *futures)))
+                    rain = self.representation.to_rain(futures)
+                    distance, distances = self.regularizer.loss(rain, part.target, part.mask)
+                    share = len(part) / len(windows)
+                    cell_share = share if self.regularizer.per_window else part.mask.sum() / cells
+                    loss = adversarial * share + self.regularizer_weight * distance * cell_share
+                    terms = {
+                        "loss/generator": adversarial + self.regularizer_weight * distance,
+                        "loss/adversarial": adversarial,
+                        "loss/regularizer": distance,
+                    }
+                    backward(loss, {**terms, **diagnostics, **distances}, {"forecast": futures}, share)
 
-    def _discriminator_step(self, context: Tensor, target: Tensor, mask: Tensor) -> None:
-        with torch.no_grad():
-            fake = self._sample(context, 1)[0]
-        _, optimizer = self._optimizers()
-        self.toggle_optimizer(optimizer)
-        judge = self._critics(context, mask)
-        loss, diagnostics = discriminator_hinge(*judge(to_network(target, self.transform), fake))
-        optimizer.zero_grad()
-        self.manual_backward(loss)
-        optimizer.step()
-        self.untoggle_optimizer(optimizer)
-        self._log({"loss/discriminator": loss, **diagnostics})
+    def _parts(
+        self, windows: TrainingBatch, *, samples: int, purpose: int
+    ) -> Iterator[tuple[TrainingBatch, Draws]]:
+        """The micro-batches of a step with their noise, frames and crop."""
+        key = np.random.SeedSequence([self.seed, self.batches_seen, purpose]).generate_state(1, np.uint64)
+        draws = Draws.of(
+            windows,
+            samples=samples,
+            latent_shape=self.generator.latent_shape(*windows.mask.shape[-2:]),
+            spatial_frames=self.discriminator.config["spatial_frames"],
+            noise=torch.Generator().manual_seed(int(key[0] >> 1)),
+            rank=self.global_rank,
+            world_size=self.trainer.world_size,
+        )
+        yield from zip(windows.parts(self.micro_batches), draws.parts(self.micro_batches), strict=True)
 
-    def _generator_step(self, context: Tensor, target: Tensor, mask: Tensor) -> None:
-        optimizer, _ = self._optimizers()
-        self.toggle_optimizer(optimizer)
-        samples = self._sample(context, self.samples)
-        judge = self._critics(context, mask)
-        adversarial, diagnostics = generator_hinge(torch.cat(judge(*samples)))
-        rain = to_rain(samples, self.transform)
-        cells, cell_diagnostics = grid_cell_regularizer(rain, target, mask, weight=self.regularizer)
-        loss = adversarial + self.regularizer_weight * cells
-        optimizer.zero_grad()
-        self.manual_backward(loss)
-        optimizer.step()
-        self.untoggle_optimizer(optimizer)
-        self._log({"loss/generator": loss, **diagnostics, **cell_diagnostics})
+    def _futures(self, part: TrainingBatch, draws: Draws) -> Tensor:
+        """Futures in network values, (samples, B, L, 1, H, W); the context is encoded once."""
+        futures = self.generator(part.context, draws.z.flatten(0, 1))
+        futures = futures.unflatten(0, draws.z.shape[:2]).transpose(0, 1)
+        return self.representation.from_network(futures, part.last)
 
-    def _sample(self, context: Tensor, count: int, *, noise: torch.Generator | None = None) -> Tensor:
-        """Futures in network values, (count, B, L, 1, H, W); the context is encoded once."""
-        batch, height, width = context.shape[0], *context.shape[-2:]
-        shape = (batch * count, *self.generator.latent_shape(height, width))
-        z = torch.randn(shape, generator=noise) if noise else torch.randn(shape, device=context.device)
-        futures = self.generator(context, z.to(context))
-        return futures.unflatten(0, (batch, count)).transpose(0, 1)
-
-    def _critics(self, context: Tensor, mask: Tensor) -> Any:
-        """A function that scores several futures of one context on the same frames and the same crop.
+    def _judge(self, part: TrainingBatch, draws: Draws, *futures: Tensor) -> tuple[Tensor, ...]:
+        """Scores of several futures of one context, on the same frames and the same crop.
 
         Cells without data are 0 in every future, so that the mask tells real and generated rain apart
         for nobody.
         """
-        batch, leads, _, height, width = mask.shape
-        frames = draw_frames(
-            batch,
-            context_frames=context.shape[1],
-            lead_steps=leads,
-            count=self.discriminator.config["spatial_frames"],
-            generator=None,
+        sequences = torch.cat([torch.cat([part.context, future * part.mask], dim=1) for future in futures])
+        frames = draws.frames.repeat(len(futures), 1)
+        return self.discriminator(sequences, frames=frames, crop=draws.crop).chunk(len(futures))
+
+    @contextmanager
+    def _stepping(self, name: str, network: nn.Module) -> Iterator[Any]:
+        """One step of an optimiser: yields what takes the losses of the micro-batches, then steps.
+
+        Gradients of several processes are averaged here and not by DistributedDataParallel, which expects
+        each backward pass to reach all networks.
+        """
+        optimizer = self._optimizer(name)
+        self.toggle_optimizer(optimizer)
+        optimizer.zero_grad()
+        totals: dict[str, Tensor] = {}
+        seen: dict[str, Tensor] = {}
+
+        def backward(
+            loss: Tensor, diagnostics: dict[str, Tensor], values: dict[str, Tensor], share: float
+        ) -> None:
+            with self._unsynchronised():
+                self.manual_backward(loss)
+            for term, value in diagnostics.items():
+                totals[term] = totals.get(term, 0) + share * value.detach()
+            seen.update({**values, **diagnostics})
+
+        yield backward
+        self._average_gradients(network)
+        gradients = {key: value.grad for key, value in network.named_parameters() if value.grad is not None}
+        norm = torch.nn.utils.get_total_norm(gradients.values())
+        if not norm.isfinite():
+            named = {f"gradient of {name}.{key}": gradient for key, gradient in gradients.items()}
+            raise self._not_finite({**seen, **named})
+        optimizer.step()
+        self.untoggle_optimizer(optimizer)
+        self.log_dict({**totals, f"gradient_norm/{name}": norm})
+
+    def _not_finite(self, tensors: dict[str, Tensor]) -> RefusedInput:
+        broken = next(
+            (name for name, value in tensors.items() if not value.isfinite().all()), "gradient norm"
         )
-        crop = draw_crop(height, width, generator=None)
+        return RefusedInput(
+            "losses and gradients are finite",
+            came=f"{broken} is not, in batch {self.batches_seen + 1} of the run; no weight has changed",
+            do="go on from the last checkpoint (--ckpt_path) with a lower learning rate or precision 32-true",
+        )
 
-        def judge(*futures: Tensor) -> tuple[Tensor, ...]:
-            sequences = [torch.cat([context, future * mask], dim=1) for future in futures]
-            scores = self.discriminator(
-                torch.cat(sequences), frames=frames.repeat(len(futures), 1), crop=crop
-            )
-            return scores.chunk(len(futures))
+    def _average_gradients(self, network: nn.Module) -> None:
+        if self.trainer.world_size == 1:
+            return
+        gradients = [parameter.grad for parameter in network.parameters() if parameter.grad is not None]
+        flat = self._reduce(torch.cat([gradient.flatten() for gradient in gradients]), "mean")
+        for gradient, mean in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+            gradient.copy_(mean.view(gradient.shape))
 
-        return judge
+    def _unsynchronised(self) -> Any:
+        model = self.trainer.strategy.model
+        return model.no_sync() if isinstance(model, DistributedDataParallel) else nullcontext()
 
-    def _log(self, values: dict[str, Tensor]) -> None:
-        self.log_dict({name: value.detach() for name, value in values.items()}, prog_bar=False)
+    def _reduce(self, value: Tensor, how: str) -> Tensor:
+        """Sum or mean over all processes."""
+        return cast(Tensor, self.trainer.strategy.reduce(value, reduce_op=how))
+
+    def _optimizer(self, name: str) -> LightningOptimizer:
+        generator, discriminator = cast(list[LightningOptimizer], self.optimizers())
+        return generator if name == "generator" else discriminator
+
+
+def _compile(generator: Generator, discriminator: Discriminator) -> None:
+    """Compile, in place, the parts that take the time; one program for every grid size."""
+    parts = [cast(nn.Module, level.per_frame) for level in generator.sampler.levels]
+    parts += [discriminator.spatial.blocks, discriminator.temporal.blocks_3d, discriminator.temporal.blocks]
+    for part in parts:
+        part.compile(dynamic=False)
+
+
+def _differences(theirs: Any, ours: Any) -> tuple[Any, Any]:
+    """Of two configurations, only what differs."""
+    if not (isinstance(theirs, dict) and isinstance(ours, dict)):
+        return theirs, ours
+    names = [name for name in ours if theirs.get(name) != ours[name]]
+    return {name: theirs.get(name) for name in names}, {name: ours[name] for name in names}

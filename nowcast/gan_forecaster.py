@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -93,36 +93,81 @@ class GANForecaster(Forecaster):
             )
         rows, columns = _box(np.isfinite(context.values).any(axis=0))
         frames = torch.from_numpy(context.values[:, rows, columns]).to(self.device)[None]
-        observed = frames[:, -1:].isfinite()
+        height, width = frames.shape[-2:]
         reference_time = context["time"].values[-1]
         with torch.inference_mode():
-            motion = self.representation.motion(frames)
-            values = self.representation.to_network(self.representation.pull_context(frames, motion))
-            states = self.generator.encode(values)
+            encoded = encode(self.generator, self.representation, frames)
         for member in range(members):
             noise = torch.Generator().manual_seed(member_seed(seed, reference_time, member))
-            z = torch.randn(1, *self.generator.latent_shape(*frames.shape[-2:]), generator=noise)
+            z = torch.randn(1, *self.generator.latent_shape(height, width), generator=noise)
             forecast = np.full((lead_steps, *context.shape[1:]), np.nan, np.float32)
-            rain = self._decode(states, z.to(self.device), values[:, -1:], lead_steps=lead_steps)
-            known = (torch.where(observed, part, torch.nan) for part in rain)
-            parts = self.representation.advect(known, motion, steps=lead_steps)
+            at_once = max(1, CELLS_AT_ONCE // (height * width))
             with torch.inference_mode():
+                parts = decode(
+                    self.generator,
+                    self.representation,
+                    encoded,
+                    z.to(self.device),
+                    lead_steps=lead_steps,
+                    steps_at_once=at_once,
+                )
                 forecast[:, rows, columns] = torch.cat([part[0].cpu() for part in parts]).numpy()
             yield forecast
 
-    def _decode(self, states: list[Tensor], z: Tensor, last: Tensor, *, lead_steps: int) -> Iterator[Tensor]:
-        """One member in the network's frame, mm/h, (1, some lead times, H, W) after the other."""
-        height, width = last.shape[-2:]
-        outputs = self.generator.stream(
-            states,
-            z,
-            size=(height, width),
-            lead_steps=lead_steps,
-            steps_at_once=max(1, CELLS_AT_ONCE // (height * width)),
-        )
-        for output in outputs:
-            values = self.representation.from_network(output, last)
-            yield self.representation.to_rain(values).clamp(min=0).float()
+
+class Encoded(NamedTuple):
+    """What all realizations of a batch of B contexts have in common."""
+
+    states: list[Tensor]
+    """What `Generator.encode` gave."""
+    last: Tensor
+    """Network value of the last frame, (B, 1, 1, H, W)."""
+    observed: Tensor
+    """Where the last frame holds data, bool (B, 1, H, W)."""
+    motion: Tensor | None
+    """Cells per step, (B, 2, H, W); none in the fixed frame."""
+
+
+def encode(generator: Generator, representation: Representation, context: Tensor) -> Encoded:
+    """Encodes contexts (B, T, H, W), mm/h with NaN where there is no data, as `representation` sees them."""
+    motion = representation.motion(context)
+    values = representation.to_network(representation.pull_context(context, motion))
+    return Encoded(generator.encode(values), values[:, -1:], context[:, -1:].isfinite(), motion)
+
+
+def decode(
+    generator: Generator,
+    representation: Representation,
+    encoded: Encoded,
+    z: Tensor,
+    *,
+    lead_steps: int,
+    steps_at_once: int,
+) -> Iterator[Tensor]:
+    """Draws realizations as rain at its place, a few lead times after the other.
+
+    Args:
+        generator: The network.
+        representation: How it sees rain.
+        encoded: What `encode` gave for B contexts.
+        z: Noise (N, ...) as `Generator.stream` takes it; noise n belongs to context n // (N / B).
+        lead_steps: Number of lead times.
+        steps_at_once: Number of lead times that are in memory together.
+
+    Yields:
+        (N, steps, H, W), mm/h, not negative; NaN where the rain comes from cells without data.
+    """
+    repeats = z.shape[0] // encoded.last.shape[0]
+    last, observed = (part.repeat_interleave(repeats, dim=0) for part in (encoded.last, encoded.observed))
+    motion = None if encoded.motion is None else encoded.motion.repeat_interleave(repeats, dim=0)
+    height, width = last.shape[-2:]
+    outputs = generator.stream(
+        encoded.states, z, size=(height, width), lead_steps=lead_steps, steps_at_once=steps_at_once
+    )
+    values = (representation.from_network(output, last) for output in outputs)
+    rain = (representation.to_rain(value).squeeze(2).clamp(min=0).float() for value in values)
+    known = (torch.where(observed, part, torch.nan) for part in rain)
+    yield from representation.advect(known, motion, steps=lead_steps)
 
 
 def _box(observed: np.ndarray) -> tuple[slice, slice]:

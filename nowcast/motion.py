@@ -195,5 +195,6 @@ def _blur(field: Tensor, sigma: float) -> Tensor:
         kernel = kernel / kernel.sum()
         pad = (radius, radius, 0, 0) if axis == -1 else (0, 0, radius, radius)
         shape = (1, 1, 1, -1) if axis == -1 else (1, 1, -1, 1)
-        channels = F.conv2d(F.pad(channels, pad, mode="replicate"), kernel.reshape(shape))
+        with torch.autocast(field.device.type, enabled=False):  # motion needs all the digits
+            channels = F.conv2d(F.pad(channels, pad, mode="replicate"), kernel.reshape(shape))
     return channels[:, 0].unflatten(0, field.shape[:2])

@@ -116,8 +116,8 @@ class Representation:
         return output + last if self.output == "residual" else output
 
     def to_rain(self, values: Tensor) -> Tensor:
-        """Network values (..., 1, H, W) to rain (..., H, W), mm/h; negative values stay negative."""
-        return to_rain(values, self.transform).squeeze(-3)
+        """Network values to rain in mm/h, any shape; negative values stay negative."""
+        return to_rain(values, self.transform)
 
 
 def _pull(fields: Tensor, motion: Tensor) -> Tensor:

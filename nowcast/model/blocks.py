@@ -115,15 +115,18 @@ def _again(norms: nn.Module) -> Iterator[None]:
             "recomputed layers need the weights of the forward pass, got a backward pass after they were "
             "released; run both inside normalized_once"
         )
-    tracking = [module for module in norms.modules() if isinstance(module, _BatchNorm)]
-    before = [(module.momentum, module.num_batches_tracked) for module in tracking]
-    for module in tracking:
-        module.momentum, module.num_batches_tracked = 0.0, None
+    statistics = [
+        buffer
+        for module in norms.modules()
+        if isinstance(module, _BatchNorm)
+        for buffer in module.buffers(recurse=False)
+    ]
+    before = [buffer.clone() for buffer in statistics]
     try:
         yield
     finally:
-        for module, (momentum, batches) in zip(tracking, before, strict=True):
-            module.momentum, module.num_batches_tracked = momentum, batches
+        for buffer, value in zip(statistics, before, strict=True):
+            buffer.copy_(value)
 
 
 class UpsampleConv2d(nn.Conv2d):

@@ -7,9 +7,12 @@ from data_prep.schema import RefusedInput, open_radar
 from nowcast.datamodule import RadarDataModule
 from nowcast.evaluation import context_at
 from nowcast.gan import NowcastGAN
-from nowcast.gan_forecaster import CARD, GANForecaster
+from nowcast.gan_forecaster import GANForecaster
 from nowcast.load import load_forecaster
 from nowcast.model import Discriminator, Generator
+from nowcast.representation import Representation
+from nowcast.training_batch import Draws, TrainingBatch
+from nowcast.weights import CARD
 
 SIZES = {"conditioning_channels": (4, 6), "latent_channels": (8, 8, 12), "lead_steps": 18}
 CRITICS = {"spatial_channels": (4, 8, 8), "temporal_channels": (4, 8, 8), "spatial_frames": 4}
@@ -52,11 +55,11 @@ def test_the_generator_learns_after_every_second_batch_and_the_critics_after_eac
     fit(model, store, steps=1)
     assert not changed(before[0], model.generator)
     assert changed(before[1], model.discriminator)
-    assert int(model.batches_seen) == 1
+    assert model.batches_seen == 1
     model = network()
     before = snapshot(model.generator)
     fit(model, store, steps=3)
-    assert int(model.batches_seen) == 2
+    assert model.batches_seen == 2
     assert changed(before, model.generator)
 
 
@@ -67,33 +70,51 @@ def test_training_lowers_the_error_of_the_mean_forecast(store):
     batch = next(iter(data.train_dataloader()))
 
     def error() -> float:
-        torch.manual_seed(1)
-        context, target, mask = model._split(batch)
-        with torch.no_grad():
-            rain = model._sample(context, 1)[0]
-        return float((rain * rain.abs() - target)[mask].abs().mean())
+        context = torch.where(batch["mask"], batch["rain"], torch.nan)[:, :4, 0]
+        rain = model.train().ensemble(context, 1, seed=1)[0]
+        return float((rain - batch["rain"][:, 4:, 0])[batch["mask"][:, 4:, 0] & rain.isfinite()].abs().mean())
 
     before = error()
-    fit(model, store, steps=60)
+    fit(model, store, steps=150)
     assert error() < 0.8 * before
 
 
+def windows(batch: int = 2, size: int = 32, *, representation=None, seed: int = 0) -> TrainingBatch:
+    rain = torch.rand(batch, 22, 1, size, size, generator=torch.Generator().manual_seed(seed))
+    given = {"rain": rain, "mask": torch.ones_like(rain, dtype=torch.bool)}
+    return TrainingBatch.of(given, representation or Representation(), context_frames=4, lead_steps=18)
+
+
+def draws(model: NowcastGAN, of: TrainingBatch, *, samples: int, seed: int = 0, **share) -> Draws:
+    return Draws.of(
+        of, samples=samples, latent_shape=model.generator.latent_shape(*of.mask.shape[-2:]),
+        spatial_frames=4, noise=torch.Generator().manual_seed(seed), **share,
+    )  # fmt: skip
+
+
 def test_samples_of_one_context_differ_and_keep_their_order():
-    model = network()
-    context = torch.rand(2, 4, 1, 32, 32)
-    context[1] += 5
-    futures = model._sample(context, 3)
+    model, batch = network(), windows()
+    futures = model._futures(batch, draws(model, batch, samples=3))
     assert futures.shape == (3, 2, 18, 1, 32, 32)
     assert not torch.equal(futures[0, 0], futures[1, 0])
 
 
+def test_processes_draw_together_what_one_would_draw_for_all():
+    model, batch = network(), windows(4)
+    whole = draws(model, batch, samples=3)
+    shares = [draws(model, windows(2), samples=3, rank=rank, world_size=2) for rank in (0, 1)]
+    for rank, share in enumerate(shares):
+        torch.testing.assert_close(share.z, whole.z[rank::2])
+        assert torch.equal(share.frames, whole.frames[rank::2])
+        assert share.crop == whole.crop
+
+
 def test_missing_cells_tell_the_critics_nothing():
-    model = network()
-    context, mask = torch.rand(2, 4, 1, 32, 32), torch.ones(2, 18, 1, 32, 32, dtype=torch.bool)
-    mask[..., 10:20] = False
+    model, batch = network(), windows()
+    batch.mask[..., 10:20] = False
     future = torch.rand(2, 18, 1, 32, 32)
-    other = torch.where(mask, future, 99.0)
-    first, second = model._critics(context, mask)(future, other)
+    other = torch.where(batch.mask, future, 99.0)
+    first, second = model._judge(batch, draws(model, batch, samples=1), future, other)
     torch.testing.assert_close(first, second)
 
 
@@ -139,7 +160,7 @@ def test_a_checkpoint_says_what_it_is_in_plain_values(checkpoint):
 def test_training_goes_on_from_a_checkpoint(checkpoint, store):
     model = network()
     fit(model, store, steps=9, ckpt_path=checkpoint, weights_only=True)
-    assert int(model.batches_seen) == 6
+    assert model.batches_seen == 6
 
 
 def test_a_checkpoint_of_another_transform_is_not_continued(checkpoint, store):
@@ -207,7 +228,7 @@ def test_a_checkpoint_with_code_in_it_is_refused_and_nothing_runs(tmp_path, monk
     monkeypatch.chdir(tmp_path)
     torch.save({CARD: Malice()}, tmp_path / "evil.ckpt")
     with pytest.raises(RefusedInput):
-        GANForecaster.from_checkpoint(tmp_path / "evil.ckpt")
+        GANForecaster.from_file(tmp_path / "evil.ckpt")
     assert not (tmp_path / "stolen.txt").exists()
 
 
