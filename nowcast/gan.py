@@ -223,40 +223,35 @@ class NowcastGAN(pl.LightningModule):
 
     def _discriminator_step(self, windows: TrainingBatch) -> None:
         with self._stepping("discriminator", self.discriminator) as backward:
-            for part, draws in self._parts(windows, samples=1, purpose=0):
-                with normalized_once(self.generator), normalized_once(self.discriminator):
+            for part, draws, first in self._parts(windows, samples=1, purpose=0):
+                with normalized_once(self.generator, self.discriminator, iterate=first):
                     with torch.no_grad():
                         fake = self._futures(part, draws)[0]
-                    real_scores, fake_scores = self._judge(part, draws, part.real, fake)
-                    loss, diagnostics = discriminator_hinge(real_scores, fake_scores)
+                    loss, terms = discriminator_hinge(*self._judge(part, draws, part.real, fake))
                     share = len(part) / len(windows)
-                    backward(
-                        loss * share, {"loss/discriminator": loss, **diagnostics}, {"forecast": fake}, share
-                    )
+                    backward(loss * share, {"loss/discriminator": loss, **terms}, fake, share)
 
     def _generator_step(self, windows: TrainingBatch) -> None:
         cells = self._reduce(windows.mask.sum().float(), "mean")
         with self._stepping("generator", self.generator) as backward:
-            for part, draws in self._parts(windows, samples=self.samples, purpose=1):
-                with normalized_once(self.generator), normalized_once(self.discriminator):
+            for part, draws, first in self._parts(windows, samples=self.samples, purpose=1):
+                with normalized_once(self.generator, self.discriminator, iterate=first):
                     futures = self._futures(part, draws)
-                    adversarial, diagnostics = generator_hinge(torch.cat(self._judge(part, draws, *futures)))
+                    adversarial, terms = generator_hinge(torch.cat(self._judge(part, draws, *futures)))
                     rain = self.representation.to_rain(futures)
                     distance, distances = self.regularizer.loss(rain, part.target, part.mask)
                     share = len(part) / len(windows)
                     cell_share = share if self.regularizer.per_window else part.mask.sum() / cells
                     loss = adversarial * share + self.regularizer_weight * distance * cell_share
-                    terms = {
-                        "loss/generator": adversarial + self.regularizer_weight * distance,
-                        "loss/adversarial": adversarial,
-                        "loss/regularizer": distance,
-                    }
-                    backward(loss, {**terms, **diagnostics, **distances}, {"forecast": futures}, share)
+                    total = adversarial + self.regularizer_weight * distance
+                    losses = {"generator": total, "adversarial": adversarial, "regularizer": distance}
+                    terms |= {f"loss/{name}": value for name, value in losses.items()} | distances
+                    backward(loss, terms, futures, share)
 
     def _parts(
         self, windows: TrainingBatch, *, samples: int, purpose: int
-    ) -> Iterator[tuple[TrainingBatch, Draws]]:
-        """The micro-batches of a step with their noise, frames and crop."""
+    ) -> Iterator[tuple[TrainingBatch, Draws, bool]]:
+        """The micro-batches of a step, their noise, frames and crop, and whether one is the first."""
         key = np.random.SeedSequence([self.seed, self.batches_seen, purpose]).generate_state(1, np.uint64)
         draws = Draws.of(
             windows,
@@ -267,7 +262,10 @@ class NowcastGAN(pl.LightningModule):
             rank=self.global_rank,
             world_size=self.trainer.world_size,
         )
-        yield from zip(windows.parts(self.micro_batches), draws.parts(self.micro_batches), strict=True)
+        first = True
+        for part, own in zip(windows.parts(self.micro_batches), draws.parts(self.micro_batches), strict=True):
+            yield part, own, first
+            first = False
 
     def _futures(self, part: TrainingBatch, draws: Draws) -> Tensor:
         """Futures in network values, (samples, B, L, 1, H, W); the context is encoded once."""
@@ -298,14 +296,13 @@ class NowcastGAN(pl.LightningModule):
         totals: dict[str, Tensor] = {}
         seen: dict[str, Tensor] = {}
 
-        def backward(
-            loss: Tensor, diagnostics: dict[str, Tensor], values: dict[str, Tensor], share: float
-        ) -> None:
+        def backward(loss: Tensor, terms: dict[str, Tensor], forecast: Tensor, share: float) -> None:
             with self._unsynchronised():
                 self.manual_backward(loss)
-            for term, value in diagnostics.items():
-                totals[term] = totals.get(term, 0) + share * value.detach()
-            seen.update({**values, **diagnostics})
+            values = {name: value.detach() for name, value in terms.items()}
+            for name, value in values.items():
+                totals[name] = totals.get(name, 0) + share * value
+            seen.update({"the forecast": forecast.detach(), **values})
 
         yield backward
         self._average_gradients(network)

@@ -8,7 +8,6 @@ A network never travels alone. Its *card* says in plain values what it is and wh
 
 from __future__ import annotations
 
-import copy
 import json
 import pickle
 import zipfile
@@ -47,18 +46,14 @@ def load_network(path: str | Path) -> tuple[Generator, dict[str, Any]]:
     try:
         state, card = _read_weights(path) if Path(path).suffix == SUFFIX else _read_checkpoint(path)
         Representation.of(card)
-        with torch.random.fork_rng(devices=[]):
-            generator = Generator(**card["generator"])
-        if not any(".parametrizations." in name for name in state):
-            generator.fold()
-        generator.load_state_dict(state)
+        generator = _folded(card["generator"], state)
         if not all(value.isfinite().all() for value in generator.state_dict().values()):
             raise ValueError("weights that are not finite")
     except UNREADABLE as error:
         raise RefusedInput(
             MADE_BY, came=f"{path} ({reason(error)})", do="train a model with nowcast train fit"
         ) from error
-    return generator.fold(), card
+    return generator, card
 
 
 def save_weights(path: str | Path, generator: Generator, card: dict[str, Any]) -> None:
@@ -70,7 +65,7 @@ def save_weights(path: str | Path, generator: Generator, card: dict[str, Any]) -
     if Path(path).suffix != SUFFIX:
         raise RefusedInput(f"weights are written to a file *{SUFFIX}", came=path, do="correct the name")
     Representation.of(card)
-    state = copy.deepcopy(generator).fold().state_dict()
+    state = _folded(generator.config, generator.state_dict()).state_dict()
     tensors = {name: value.cpu().contiguous() for name, value in state.items()}
     with written_whole(Path(path)) as unfinished:
         save_file(tensors, unfinished, metadata={CARD: json.dumps(card)})
@@ -81,6 +76,16 @@ def reason(error: Exception) -> str:
     if isinstance(error, pickle.UnpicklingError):
         return "it holds more than plain values and tensors"
     return " ".join(f"{type(error).__name__}: {error}".splitlines()[:1])
+
+
+def _folded(config: dict[str, Any], state: dict[str, Tensor]) -> Generator:
+    """A new generator with these weights, folded (a copy of a module would share its class with it)."""
+    with torch.random.fork_rng(devices=[]):
+        generator = Generator(**config)
+    if not any(".parametrizations." in name for name in state):
+        generator.fold()
+    generator.load_state_dict(state)
+    return generator.fold()
 
 
 def _read_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -68,20 +68,29 @@ def sn_conv3d(in_channels: int, out_channels: int, kernel_size: int) -> nn.Conv3
 
 
 @contextmanager
-def normalized_once(module: nn.Module) -> Iterator[None]:
-    """Normalises each spectrally normalised weight inside `module` once for all that runs in the block.
+def normalized_once(*modules: nn.Module, iterate: bool = True) -> Iterator[None]:
+    """Normalises each spectrally normalised weight inside modules once for all that runs in the block.
 
     A training forward pass then does one power iteration, however often a weight is used. The weights are
     computed here, outside autocast, because a power iteration in bfloat16 loses the singular value it looks
     for (and mixes types on some devices). Blocks may be nested; weights stay fixed until the outermost one
     ends, so an optimiser must not step inside.
+
+    Args:
+        modules: networks that run in the block.
+        iterate: whether training does its power iteration; without it, the weights are those of the last.
     """
-    device_type = next(module.parameters()).device.type
+    layers: list[Any] = [layer for module in modules for layer in module.modules()]
+    layers = [layer for layer in layers if parametrize.is_parametrized(layer, "weight")]
+    device_type = next(modules[0].parameters()).device.type
     with parametrize.cached():
         with torch.autocast(device_type, enabled=False):
-            for layer in module.modules():
-                if parametrize.is_parametrized(layer, "weight"):
-                    _ = layer.weight
+            for layer in layers:
+                norm = layer.parametrizations.weight[0]
+                training = norm.training
+                norm.train(training and iterate)
+                _ = layer.weight
+                norm.train(training)
         yield
 
 

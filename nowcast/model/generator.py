@@ -272,7 +272,8 @@ class Generator(nn.Module):
     def fold(self) -> "Generator":
         """Replaces every spectrally normalised weight by its value: for inference, which then is faster.
 
-        The network is put into evaluation mode and its weights no longer learn.
+        The network is put into evaluation mode and its weights no longer learn. Networks that were copied
+        from one another share classes that this changes: fold a network that was built, not a copy.
         """
         self.eval().requires_grad_(requires_grad=False)
         for layer in self.modules():

@@ -1,0 +1,95 @@
+import pytest
+import torch
+
+from data_prep.schema import RefusedInput
+from nowcast.representation import Representation
+
+
+def blob(row: float, column: float, size: int = 48) -> torch.Tensor:
+    rows, columns = torch.meshgrid(torch.arange(size), torch.arange(size), indexing="ij")
+    return 8 * torch.exp(-((rows - row) ** 2 + (columns - column) ** 2) / 30)
+
+
+def moving(frames: range, *, rows: float = 1.0, columns: float = 2.0) -> torch.Tensor:
+    """(1, T, 48, 48): rain in the middle at step 0, moving some cells a step."""
+    return torch.stack([blob(24 + rows * step, 20 + columns * step) for step in frames])[None]
+
+
+def steady(rows: float = 1.0, columns: float = 2.0) -> torch.Tensor:
+    return torch.tensor([columns, rows])[None, :, None, None].expand(1, 2, 48, 48).contiguous()
+
+
+COMOVING = Representation(frame="comoving")
+
+
+def test_the_fixed_frame_changes_nothing():
+    fixed, context = Representation(), moving(range(-3, 1))
+    assert fixed.motion(context) is None
+    assert fixed.pull_context(context, None) is context
+    assert fixed.pull_future(context, None) is context
+    assert list(fixed.advect(iter([context]), None, steps=4)) == [context]
+
+
+def test_in_the_comoving_frame_moving_rain_stands_still():
+    last = blob(24, 20)
+    context = COMOVING.pull_context(moving(range(-3, 1)), steady())
+    future = COMOVING.pull_future(moving(range(1, 7)), steady())
+    inner = (..., slice(14, 34), slice(14, 28))
+    for frame in (*context[0], *future[0]):
+        torch.testing.assert_close(frame[inner], last[inner])
+
+
+def test_the_estimated_motion_brings_the_rain_back_too():
+    context = moving(range(-3, 1))
+    pulled = COMOVING.pull_context(context, COMOVING.motion(context))
+    assert (pulled[0, 0] - context[0, -1])[14:34, 12:28].abs().mean() < 0.1 * (
+        context[0, 0] - context[0, -1]
+    )[14:34, 12:28].abs().mean()
+
+
+def test_advection_undoes_the_pull_of_the_future():
+    future = moving(range(1, 5))
+    pulled = COMOVING.pull_future(future, steady())
+    parts = [pulled[:, :1], pulled[:, 1:]]
+    back = torch.cat(list(COMOVING.advect(iter(parts), steady(), steps=4)), dim=1)
+    known = back.isfinite()
+    assert known[..., 5:40, 10:40].all()
+    torch.testing.assert_close(back[known], future[known], atol=1e-4, rtol=1e-4)
+
+
+def test_rain_from_outside_the_field_is_unknown():
+    future = COMOVING.pull_future(moving(range(1, 5)), steady())
+    assert future[0, 3, :, -8:].isnan().all()  # it has left the field
+    inflow = torch.cat(list(COMOVING.advect(iter([moving(range(4))]), steady(), steps=4)), dim=1)
+    assert inflow[0, 3, :, :8].isnan().all()
+
+
+def test_missing_cells_travel_with_the_rain():
+    context = moving(range(-3, 1))
+    context[0, 0, 10:14, 20:24] = torch.nan
+    pulled = COMOVING.pull_context(context, steady())[0, 0]
+    assert pulled[13:17, 26:30].isnan().all()
+    assert int(pulled[13:17, 20:40].isnan().sum()) == 16
+
+
+def test_a_pull_takes_values_that_were_there():
+    future = moving(range(1, 3))
+    pulled = COMOVING.pull_future(future, steady(0.4, 0.7))
+    there = set(future[0, 1].flatten().tolist())
+    assert set(pulled[0, 1][pulled[0, 1].isfinite()].tolist()) <= there
+
+
+def test_a_residual_is_added_to_the_square_root_of_the_last_frame():
+    representation = Representation(transform="square_root", output="residual")
+    values = representation.to_network(torch.tensor([[[[9.0, float("nan")]]]]))
+    future = representation.from_network(torch.tensor([[[[[1.0, -1.0]]]]]), values)
+    assert representation.to_rain(future).flatten().tolist() == [16.0, -1.0]
+
+
+def test_unknown_choices_are_refused():
+    with pytest.raises(RefusedInput, match="output is one of"):
+        Representation(output="increment")
+    with pytest.raises(RefusedInput, match="frame is one of"):
+        Representation(frame="moving")
+    with pytest.raises(RefusedInput, match="square-root space; came: transform rain_rate"):
+        Representation(output="residual")

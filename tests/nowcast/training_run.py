@@ -1,0 +1,67 @@
+"""A training in a process of its own, for tests that kill it or run several processes."""
+
+import sys
+from pathlib import Path
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.loggers import CSVLogger
+
+from nowcast.callbacks import GeneratorAverage
+from nowcast.datamodule import RadarDataModule
+from nowcast.gan import NowcastGAN
+from nowcast.model import Discriminator, Generator
+
+
+def small(**settings) -> NowcastGAN:
+    torch.manual_seed(0)
+    sizes = {"conditioning_channels": (4, 6), "latent_channels": (8, 8, 12)}
+    critics = {"spatial_channels": (4, 8, 8), "temporal_channels": (4, 8, 8), "spatial_frames": 4}
+    options = {"samples": 2, "generator_lr": 1e-3, "transform": "square_root", **settings}
+    return NowcastGAN(Generator(**sizes), Discriminator(**critics), **options)
+
+
+def train(store: str, folder: Path, *, steps: int, resume: str | None = None) -> None:
+    """Train with a checkpoint every four optimiser steps and every loss in a CSV file."""
+    torch.set_num_threads(1)
+    trainer = pl.Trainer(
+        max_steps=steps, accelerator="cpu", log_every_n_steps=1, enable_progress_bar=False,
+        enable_model_summary=False, num_sanity_val_steps=0, logger=CSVLogger(folder, name="", version="log"),
+        callbacks=[GeneratorAverage(), ModelCheckpoint(folder, save_last=True, every_n_train_steps=4)],
+    )  # fmt: skip
+    data = RadarDataModule(store, batch_size=2, samples_per_epoch=14, validation_samples=2)
+    trainer.fit(small(), datamodule=data, ckpt_path=resume, weights_only=True)
+
+
+class FixedStatistics(pl.Callback):
+    """Batch norm as in evaluation: its statistics would differ between a batch and its halves."""
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):  # noqa: ARG002
+        for module in pl_module.generator.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.eval()
+
+
+def step(
+    store: str, file: Path, *, processes: int, micro_batches: int = 1, regularizer: str = "paper"
+) -> None:
+    """Two discriminator steps and one generator step on batches of four windows; saves the gradients."""
+    torch.set_num_threads(1)
+    model = small(micro_batches=micro_batches, regularizer=regularizer, discriminator_lr=0.0)
+    trainer = pl.Trainer(
+        max_steps=3, accelerator="cpu", devices=processes, strategy="ddp" if processes > 1 else "auto",
+        enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0, limit_val_batches=0,
+        logger=False, enable_checkpointing=False, callbacks=[FixedStatistics()],
+    )  # fmt: skip
+    trainer.fit(model, datamodule=RadarDataModule(store, batch_size=4 // processes, samples_per_epoch=8))
+    if trainer.is_global_zero:
+        torch.save({name: parameter.grad for name, parameter in model.named_parameters()}, file)
+
+
+if __name__ == "__main__":
+    task, store, path, *options = sys.argv[1:]
+    if task == "train":
+        train(store, Path(path), steps=int(options[0]), resume=(options[1:] or [None])[0])
+    else:
+        step(store, Path(path), processes=2, regularizer=options[0])
