@@ -172,6 +172,38 @@ def plot(
     return DONE
 
 
+def export(checkpoint: str, output: str) -> int:
+    """Write the network of a checkpoint as a weights file: tensors and text, no code.
+
+    Args:
+        checkpoint: Checkpoint of nowcast train.
+        output: File to write, *.safetensors.
+    """
+    from nowcast.weights import load_network
+
+    return _write_weights(output, *load_network(checkpoint))
+
+
+def import_ocf(
+    file: list[str], output: str, lead_steps: int | None = None, grid_spacing: float = 1000.0,
+    time_step_minutes: float = 5.0,
+) -> int:  # fmt: skip
+    """Turn weights of the public port of DGMR (PyPI dgmr 1.4.4) into a weights file.
+
+    Args:
+        file: Weights of the port: safetensors, pytorch_model.bin, a checkpoint, a folder with one of these,
+            or several for the parts of its generator.
+        output: File to write, *.safetensors.
+        lead_steps: Future frames; by default what config.json beside the file says, or else 18.
+        grid_spacing: Of the rain the weights were trained on, m.
+        time_step_minutes: Between its frames.
+    """
+    from nowcast.ocf import import_ocf
+
+    data = {"grid_spacing": grid_spacing, "time_step_minutes": time_step_minutes}
+    return _write_weights(output, *import_ocf(file, lead_steps=lead_steps, **data))
+
+
 def doctor() -> int:
     """Say what this machine offers: versions, devices, memory, and what the networks need."""
     from nowcast.checks import examine_environment
@@ -230,10 +262,10 @@ def training_cli(argv: Sequence[str], *, run: bool = True) -> Any:
 
 COMMANDS: dict[str, Callable[..., int]] = {
     "demo": demo, "prep": prep, "check": check, "train": train, "forecast": forecast, "verify": verify,
-    "plot": plot, "doctor": doctor,
+    "plot": plot, "export": export, "import-ocf": import_ocf, "doctor": doctor,
 }  # fmt: skip
-POSITIONAL = {"check": ("path",), "plot": ("forecast",)}
-"""Arguments given without an option's name."""
+POSITIONAL = {"check": "path", "plot": "forecast", "export": "checkpoint", "import-ocf": "file"}
+"""The argument that is given without an option's name."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -305,9 +337,10 @@ def _parse_signature(name: str, argv: Sequence[str]) -> Callable[[], int]:
 
     command = COMMANDS[name]
     parser = ArgumentParser(prog=f"nowcast {name}", description=_summary(command))
-    for argument in POSITIONAL.get(name, ()):
-        parser.add_argument(argument, type=str)
-    parser.add_function_arguments(command, skip=set(POSITIONAL.get(name, ())), fail_untyped=True)
+    positional = [POSITIONAL[name]] if name in POSITIONAL else []
+    for argument in positional:
+        parser.add_argument(argument, type=str, nargs="+" if command is import_ocf else None)
+    parser.add_function_arguments(command, skip=set(positional), fail_untyped=True)
     words = _appending(argv) if command is verify else list(argv)
     return partial(command, **parser.parse_args(words).as_dict())
 
@@ -369,6 +402,14 @@ def _context(source: str, time: str, frames: int, prep: str | None) -> Any:
         return read_latest(source, read_recipe(prep), frames=frames, time=instant)
     radar = open_radar(source)
     return context_at(radar, radar["time"].values[-1] if instant is None else instant, frames)
+
+
+def _write_weights(output: str, network: Any, card: dict[str, Any]) -> int:
+    from nowcast.weights import save_weights
+
+    save_weights(output, network, card)
+    print(f"{output}: {sum(parameter.numel() for parameter in network.parameters()):,} parameters")
+    return DONE
 
 
 def _help() -> str:

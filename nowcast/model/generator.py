@@ -7,14 +7,14 @@ Source: Ravuri et al. 2021, DOI 10.1038/s41586-021-03854-z, and its published ps
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from nowcast.model.attention import Attention
+from nowcast.model.attention import Attention, AttentionOver
 from nowcast.model.blocks import (
     DBlock,
     GBlock,
@@ -82,13 +82,16 @@ class LatentStack(nn.Module):
     Args:
         z_channels: channels of the noise.
         latent_channels: widths of the L-blocks, at least two, not decreasing.
+        attention_over: see `Attention`.
     """
 
-    def __init__(self, *, z_channels: int, latent_channels: Sequence[int]) -> None:
+    def __init__(
+        self, *, z_channels: int, latent_channels: Sequence[int], attention_over: AttentionOver
+    ) -> None:
         super().__init__()
         widths = [z_channels, *latent_channels]
         blocks: list[nn.Module] = list(map(LBlock, widths[:-1], widths[1:]))
-        blocks.insert(-1, Attention(widths[-2]))
+        blocks.insert(-1, Attention(widths[-2], over=attention_over))
         self.layers = nn.Sequential(sn_conv2d(z_channels, z_channels, 3), *blocks)
 
     def forward(self, z: Tensor) -> Tensor:
@@ -216,9 +219,11 @@ class Generator(nn.Module):
         frame_hidden_channels: widths inside these D-blocks; None takes those of their inputs (pseudocode).
         upsample_hidden_channels: widths inside the upsampling G-blocks, finest level first; None takes those
             of their outputs, `conditioning_channels` (pseudocode).
+        attention_over: what attends to what in the latent stack: ``cells`` (pseudocode), or ``rows``, for
+            weights of the public port; see `Attention`.
 
     Raises:
-        ValueError: if the sizes do not fit together.
+        ValueError: if the sizes do not fit together, or `attention_over` is neither.
     """
 
     def __init__(
@@ -234,6 +239,7 @@ class Generator(nn.Module):
         frame_channels: tuple[int, ...] | None = None,
         frame_hidden_channels: tuple[int, ...] | None = None,
         upsample_hidden_channels: tuple[int, ...] | None = None,
+        attention_over: AttentionOver = "cells",
     ) -> None:
         super().__init__()
         self.config: dict[str, Any] = {
@@ -249,6 +255,7 @@ class Generator(nn.Module):
             "upsample_hidden_channels": (
                 None if upsample_hidden_channels is None else list(upsample_hidden_channels)
             ),
+            "attention_over": attention_over,
         }
         _check_widths(self.config)
         self.factor = 2 ** (1 + len(conditioning_channels))
@@ -259,7 +266,9 @@ class Generator(nn.Module):
             frame_hidden_channels=frame_hidden_channels,
             conditioning_channels=conditioning_channels,
         )
-        self.latent_stack = LatentStack(z_channels=z_channels, latent_channels=latent_channels)
+        self.latent_stack = LatentStack(
+            z_channels=z_channels, latent_channels=latent_channels, attention_over=attention_over
+        )
         self.sampler = Sampler(
             output_channels=output_channels,
             latent_channels=latent_channels[-1],
@@ -385,6 +394,10 @@ def _check_widths(config: dict[str, Any]) -> None:
         check_positive(name, [config[name]])
     for name in ("conditioning_channels", "latent_channels"):
         check_positive(name, config[name])
+    if config["attention_over"] not in get_args(AttentionOver):
+        raise ValueError(
+            f"attention_over is one of {get_args(AttentionOver)}, got {config['attention_over']}; correct it"
+        )
     levels = len(config["conditioning_channels"])
     for name in ("frame_channels", "frame_hidden_channels", "upsample_hidden_channels"):
         if config[name] is None:

@@ -32,6 +32,7 @@ def _preset(
             "frame_channels": frame,
             "frame_hidden_channels": None,
             "upsample_hidden_channels": None,
+            "attention_over": "cells",
         },
         "discriminator": {
             "input_channels": 1,

@@ -307,6 +307,7 @@ def test_recomputing_after_the_weights_were_released_is_refused():
         ({"frame_channels": (4, 6)}, "one width per conditioning level, got 2 for 3 levels"),
         ({"frame_hidden_channels": (4,)}, "one width per conditioning level, got 1 for 3 levels"),
         ({"upsample_hidden_channels": (4, 6, 0)}, "upsample_hidden_channels must be positive"),
+        ({"attention_over": "columns"}, "attention_over is one of"),
         ({"latent_channels": (8,)}, "at least two widths"),
         ({"latent_channels": (8, 6)}, "cannot narrow its input, got 8 -> 6"),
         ({"z_channels": 7}, "cannot narrow its input, got 7 -> 6"),
