@@ -1,4 +1,4 @@
-"""What watches a training: the average of the generator's weights, and pictures of one case."""
+"""What watches a training: the average of the generator's weights, the last state, pictures of one case."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from matplotlib.figure import Figure
-from pytorch_lightning.callbacks import Callback, WeightAveraging
+from pytorch_lightning.callbacks import Callback, Checkpoint, WeightAveraging
 from pytorch_lightning.loggers import TensorBoardLogger
 from torch import Tensor
 
@@ -64,6 +64,45 @@ class GeneratorAverage(WeightAveraging):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """As `state_dict`."""
         self._steps = state_dict["steps"]
+
+
+class LastCheckpoint(Checkpoint):
+    """Keeps the state to go on from in ``last.ckpt``, written whole every so many batches and at epoch ends.
+
+    Args:
+        folder: Where; ``checkpoints`` in the folder of the first logger if none is given.
+        every_n_batches: Batches between two states.
+    """
+
+    def __init__(self, folder: str | None = None, every_n_batches: int = 1000) -> None:
+        self.folder = folder
+        self.every_n_batches = every_n_batches
+        self.last_model_path = ""
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:  # noqa: ARG002
+        """Agree on the folder in all processes."""
+        folder = self.folder or str(Path(trainer.log_dir or trainer.default_root_dir) / "checkpoints")
+        self.folder = trainer.strategy.broadcast(folder)
+
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,  # noqa: ARG002
+        batch: Any,  # noqa: ARG002
+        batch_idx: int,  # noqa: ARG002
+    ) -> None:
+        """Save, if it is time."""
+        if int(pl_module.batches_seen) % self.every_n_batches == 0:  # type: ignore[arg-type]
+            self._save(trainer)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
+        """Save: a run that is over ends an epoch, too."""
+        self._save(trainer)
+
+    def _save(self, trainer: pl.Trainer) -> None:
+        self.last_model_path = str(Path(str(self.folder)) / "last.ckpt")
+        trainer.save_checkpoint(self.last_model_path)
 
 
 class CasePictures(Callback):

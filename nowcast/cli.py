@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import sys
-import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -36,10 +35,7 @@ def check(path: str) -> int:
     from nowcast.checks import check_forecast, check_store
 
     facts, findings = check_forecast(path) if path.endswith(".nc") else check_store(path)
-    for line in facts:
-        print(line)
-    for line in findings:
-        print(f"FINDING: {line}")
+    print(*facts, *(f"FINDING: {line}" for line in findings), sep="\n")
     print(f"{path}: {len(findings)} finding(s)" if findings else f"{path}: good")
     return REFUSED if findings else DONE
 
@@ -204,15 +200,21 @@ def import_ocf(
     return _write_weights(output, *import_ocf(file, lead_steps=lead_steps, **data))
 
 
-def doctor() -> int:
-    """Say what this machine offers: versions, devices, memory, and what the networks need."""
+def doctor(argv: Sequence[str]) -> int:
+    """Say what this machine offers and, with --config and other options of train fit, what that takes."""
     from nowcast.checks import examine_environment
 
-    facts, findings = examine_environment()
-    for line in facts:
-        print(line)
-    for line in findings:
-        print(f"FINDING: {line}")
+    planned: tuple[list[str], list[str]] = [], []
+    if argv:
+        from nowcast.cost import expectations
+        from nowcast.training_cli import training_cli
+
+        usage = "nowcast doctor [--config CONFIG] [options of nowcast train fit]"
+        names = {"prog": "nowcast doctor", "usage": usage, "description": _summary(doctor)}
+        words = ["--data.store", "", *argv]  # a store may be named, but need not be there yet
+        planned = expectations(partial(training_cli, words, run=False, **names))
+    facts, findings = (own + more for own, more in zip(examine_environment(), planned, strict=True))
+    print(*facts, *(f"FINDING: {line}" for line in findings), sep="\n")
     return REFUSED if findings else DONE
 
 
@@ -227,37 +229,13 @@ def prep(source: str, store: str, recipe: Callable[[], Any]) -> int:
 
 def train(argv: Sequence[str]) -> int:
     """Train networks; the subcommands and options are those of Lightning's command line."""
-    trainer = training_cli(argv).trainer
-    saved = getattr(trainer.checkpoint_callback, "last_model_path", "") or getattr(
-        trainer.checkpoint_callback, "best_model_path", ""
-    )
-    if saved:
-        print(f"checkpoint: {saved}")
+    from nowcast.training_cli import training_cli
+
+    for callback in training_cli(argv).trainer.checkpoint_callbacks:
+        for name in ("best_model_path", "last_model_path"):
+            if path := getattr(callback, name, ""):
+                print(f"{name.removesuffix('_model_path')} checkpoint: {path}")
     return DONE
-
-
-def training_cli(argv: Sequence[str], *, run: bool = True) -> Any:
-    """Lightning's command line for our networks and data.
-
-    Args:
-        argv: Its arguments; with a subcommand first if it runs.
-        run: Whether to run the subcommand, or only to build model, data and trainer.
-    """
-    from pytorch_lightning.cli import LightningCLI
-
-    from nowcast.datamodule import RadarDataModule
-    from nowcast.gan import NowcastGAN
-
-    warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
-    return LightningCLI(
-        NowcastGAN,
-        RadarDataModule,
-        args=list(argv),
-        run=run,
-        seed_everything_default=0,
-        save_config_kwargs={"overwrite": True},
-        parser_kwargs={"prog": "nowcast train"},
-    )
 
 
 COMMANDS: dict[str, Callable[..., int]] = {
@@ -353,7 +331,7 @@ def _parse_recipe(name: str, argv: Sequence[str]) -> Callable[[], int]:  # noqa:
 
 
 def _pass_on(name: str, argv: Sequence[str]) -> Callable[[], int]:
-    """Leave the options of ``train`` to Lightning."""
+    """Leave the options of ``train`` and ``doctor`` to Lightning."""
     return partial(COMMANDS[name], argv)
 
 
@@ -443,5 +421,5 @@ def _set_up_logging() -> None:
         logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
 
 
-PARSERS = {"prep": _parse_recipe, "train": _pass_on}
+PARSERS = {"prep": _parse_recipe, "train": _pass_on, "doctor": _pass_on}
 """How the options of a command are parsed, where they are not the signature of its function."""

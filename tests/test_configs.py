@@ -21,7 +21,7 @@ def test_prep_configurations_are_recipes(path):
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs/train").glob("*.yaml")), ids=lambda p: p.stem)
 def test_train_configurations_build_the_preset_of_their_name(path):
-    from nowcast.cli import training_cli
+    from nowcast.training_cli import training_cli
 
     with torch.device("meta"):
         cli = training_cli(["--config", str(path), "--data.store", "nowhere.zarr"], run=False)

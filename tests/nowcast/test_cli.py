@@ -111,7 +111,7 @@ def test_training_prints_a_checkpoint_that_forecasts(run, store, tmp_path):
                 "--trainer.logger", "false", "--trainer.enable_progress_bar", "false"]  # fmt: skip
     status, out, _ = run("train", "fit", "--config", ROOT / "configs/train/tiny.yaml", *sizes, *settings)
     assert status == 0
-    checkpoint = Path(out.splitlines()[-1].removeprefix("checkpoint: "))
+    checkpoint = Path(out.splitlines()[-1].removeprefix("last checkpoint: "))
     assert checkpoint.is_file()
     assert run(*forecast(store, tmp_path, "--members", 2, model=checkpoint))[0] == 0
     assert read_forecast(tmp_path / "f.nc").sizes["realization"] == 2

@@ -5,10 +5,9 @@ from pathlib import Path
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import CSVLogger
 
-from nowcast.callbacks import GeneratorAverage
+from nowcast.callbacks import GeneratorAverage, LastCheckpoint
 from nowcast.datamodule import RadarDataModule
 from nowcast.gan import NowcastGAN
 from nowcast.model import Discriminator, Generator
@@ -23,12 +22,12 @@ def small(**settings) -> NowcastGAN:
 
 
 def train(store: str, folder: Path, *, steps: int, resume: str | None = None) -> None:
-    """Train with a checkpoint every four optimiser steps and every loss in a CSV file."""
+    """Train with a checkpoint every three batches and every loss in a CSV file."""
     torch.set_num_threads(1)
     trainer = pl.Trainer(
         max_steps=steps, accelerator="cpu", log_every_n_steps=1, enable_progress_bar=False,
         enable_model_summary=False, num_sanity_val_steps=0, logger=CSVLogger(folder, name="", version="log"),
-        callbacks=[GeneratorAverage(), ModelCheckpoint(folder, save_last=True, every_n_train_steps=4)],
+        callbacks=[GeneratorAverage(), LastCheckpoint(str(folder), every_n_batches=3)],
     )  # fmt: skip
     data = RadarDataModule(store, batch_size=2, samples_per_epoch=14, validation_samples=2)
     trainer.fit(small(), datamodule=data, ckpt_path=resume, weights_only=True)

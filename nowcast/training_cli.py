@@ -1,0 +1,42 @@
+"""Lightning's command line for our networks and data: ``nowcast train``."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+
+from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
+
+from nowcast.datamodule import RadarDataModule
+from nowcast.gan import NowcastGAN
+
+
+class TrainingCLI(LightningCLI):
+    """Lightning's command line with one seed for everything."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Hand the seed on to the networks and to the data."""
+        for part in ("model", "data"):
+            parser.link_arguments("seed_everything", f"{part}.seed", compute_fn=int)
+
+
+def training_cli(argv: Sequence[str], *, run: bool = True, **parser: str) -> LightningCLI:
+    """Parse a training and, if asked, run it.
+
+    Args:
+        argv: Its arguments; with a subcommand first if it runs.
+        run: Whether to run the subcommand, or only to build model, data and trainer.
+        parser: How the parser differs from that of train.
+    """
+    warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
+    # Ours needs no state: which windows come next follows from NowcastGAN.batches_seen.
+    warnings.filterwarnings("ignore", message=".*your dataloader is not resumable")
+    return TrainingCLI(
+        NowcastGAN,
+        RadarDataModule,
+        args=list(argv),
+        run=run,
+        seed_everything_default=0,
+        save_config_kwargs={"overwrite": True},
+        parser_kwargs={"prog": "nowcast train", **parser},
+    )
