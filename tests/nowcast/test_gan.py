@@ -4,10 +4,12 @@ import pytorch_lightning as pl
 import torch
 
 from data_prep.schema import RefusedInput, open_radar
+from nowcast.callbacks import CasePictures, GeneratorAverage
 from nowcast.datamodule import RadarDataModule
 from nowcast.evaluation import context_at
+from nowcast.forecaster import member_seed
 from nowcast.gan import NowcastGAN
-from nowcast.gan_forecaster import GANForecaster
+from nowcast.gan_forecaster import GANForecaster, decode, encode
 from nowcast.load import load_forecaster
 from nowcast.model import Discriminator, Generator
 from nowcast.representation import Representation
@@ -24,10 +26,13 @@ def network(**settings) -> NowcastGAN:
     return NowcastGAN(Generator(**SIZES), Discriminator(**CRITICS), **options)
 
 
-def fit(model: NowcastGAN, store, *, steps: int = 6, precision: str = "32-true", **resume) -> pl.Trainer:
+def fit(
+    model: NowcastGAN, store, *, steps: int = 6, precision: str = "32-true", callbacks=(), root=None, **resume
+) -> pl.Trainer:
     trainer = pl.Trainer(
         max_steps=steps, accelerator="cpu", precision=precision, logger=False, enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False, limit_val_batches=1, num_sanity_val_steps=0,
+        callbacks=list(callbacks), default_root_dir=root,
     )  # fmt: skip
     data = RadarDataModule(str(store), batch_size=2, samples_per_epoch=8, validation_samples=2)
     trainer.fit(model, datamodule=data, **resume)
@@ -237,3 +242,169 @@ def test_a_forecast_does_not_run_away_after_a_short_training(checkpoint, store):
     context = context_at(open_radar(store), times[10], 4)
     forecast = load_forecaster(checkpoint).forecast(context, members=2)
     assert float(forecast.max()) < 100 * float(context.max())
+
+
+class Spoiler(pl.Callback):
+    """Makes one window of one batch unusable."""
+
+    def __init__(self, batch: int, how: str) -> None:
+        self.batch, self.how = batch, how
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):  # noqa: ARG002
+        if batch_idx == self.batch:
+            if self.how == "nan":
+                batch["rain"][0, 6, 0, 2, 2] = torch.nan
+                batch["mask"][0, 6, 0, 2, 2] = True
+            elif self.how == "masked":
+                batch["mask"][:] = False
+            else:
+                pl_module.generator.sampler.norm.weight.data[0] = torch.inf
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [("nan", "came: nan mm/h in window 0, frame 6"), ("masked", "an observed cell to learn from")],
+)
+def test_a_bad_batch_stops_training_and_changes_nothing(store, how, message):
+    torch.manual_seed(0)
+    model = network()
+    states: list[dict] = []
+
+    class Watch(pl.Callback):
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):  # noqa: ARG002
+            states.append({name: value.clone() for name, value in pl_module.state_dict().items()})
+
+    with pytest.raises(RefusedInput, match=message):
+        fit(model, store, steps=20, callbacks=[Watch(), Spoiler(3, how)])
+    assert model.batches_seen == 3
+    assert all(torch.equal(value, states[-1][name]) for name, value in model.state_dict().items())
+
+
+def test_what_is_not_finite_is_named_and_changes_no_weight(store):
+    model = network()
+    with pytest.raises(RefusedInput, match=r"finite; came: the forecast is not, in batch 4 of the run"):
+        fit(model, store, steps=20, callbacks=[Spoiler(3, "weight")])
+    others = {
+        name: value for name, value in model.named_parameters() if name != "generator.sampler.norm.weight"
+    }
+    assert all(value.isfinite().all() for value in others.values())
+
+
+def test_a_gradient_that_is_not_finite_is_named_with_its_parameter(store):
+    model = network()
+    model.discriminator.temporal.head.weight.register_hook(lambda gradient: gradient * torch.nan)
+    with pytest.raises(RefusedInput, match=r"gradient of discriminator.temporal.head.weight is not"):
+        fit(model, store, steps=20)
+    assert model.batches_seen == 0
+
+
+def test_every_generator_parameter_gets_a_gradient_in_bf16(store):
+    model = network()
+    for module in model.modules():
+        if hasattr(module, "gamma"):
+            torch.nn.init.constant_(module.gamma, 0.5)
+    fit(model, store, steps=3, precision="bf16-mixed")
+    for name, parameter in model.generator.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.ndim == 1 or parameter.grad.any(), name
+
+
+@pytest.mark.parametrize("representation", [
+    {"transform": "square_root", "output": "residual", "frame": "comoving"},
+    {"transform": "rain_rate", "regularizer": "normalized_crps"},
+    {"transform": "square_root", "regularizer": "crps", "gradient_checkpointing": True, "micro_batches": 2},
+])  # fmt: skip
+def test_every_way_of_training_trains_and_forecasts(store, tmp_path, representation):
+    model = network(**representation)
+    before = snapshot(model.generator)
+    fit(model, store, steps=6).save_checkpoint(tmp_path / "way.ckpt")
+    assert changed(before, model.generator)
+    radar = open_radar(store)
+    context = context_at(radar, radar["time"].values[10], 4)
+    forecast = load_forecaster(tmp_path / "way.ckpt").forecast(context, lead_steps=4, members=2)
+    known = forecast.values[np.isfinite(forecast.values)]
+    assert known.size > 0.5 * forecast.size
+    assert (known >= 0).all()
+
+
+def test_training_validation_and_service_see_the_same_rain(store, tmp_path):
+    model = network(output="residual", frame="comoving")
+    fit(model, store, steps=3).save_checkpoint(tmp_path / "one.ckpt")
+    radar = open_radar(store)
+    context = context_at(radar, radar["time"].values[10], 4)
+    forecaster = load_forecaster(tmp_path / "one.ckpt")
+    served = forecaster.forecast(context, members=1, seed=0).values[0]
+    frames = torch.from_numpy(context.values)[None].float()
+    state = torch.load(tmp_path / "one.ckpt", weights_only=True)["state_dict"]
+    model.load_state_dict(state)
+    noise = member_noise(forecaster, context)
+    encoded = encode(model.generator.eval(), model.representation, frames)
+    with torch.no_grad():
+        parts = decode(model.generator, model.representation, encoded, noise, lead_steps=18, steps_at_once=18)
+        own = torch.cat(list(parts), dim=1)[0].numpy()
+    np.testing.assert_allclose(served, own, rtol=1e-4, atol=1e-4)
+
+
+def member_noise(forecaster, context) -> torch.Tensor:
+    seed = member_seed(0, context["time"].values[-1], 0)
+    shape = forecaster.generator.latent_shape(*context.shape[1:])
+    return torch.randn(1, *shape, generator=torch.Generator().manual_seed(seed))
+
+
+def test_a_checkpoint_of_other_networks_is_not_continued(checkpoint, store):
+    torch.manual_seed(0)
+    other = NowcastGAN(
+        Generator(**{**SIZES, "conditioning_channels": (4, 8)}),
+        Discriminator(**CRITICS),
+        transform="square_root",
+    )
+    with pytest.raises(RefusedInput, match=r"generator {'conditioning_channels': \[4, 6\]}"):
+        fit(other, store, steps=9, ckpt_path=checkpoint, weights_only=True)
+
+
+def test_a_truncated_checkpoint_is_refused_as_a_model(checkpoint, tmp_path):
+    (tmp_path / "short.ckpt").write_bytes(checkpoint.read_bytes()[:-5000])
+    with pytest.raises(RefusedInput, match="model weights were written by nowcast"):
+        load_forecaster(tmp_path / "short.ckpt")
+
+
+def test_validation_scores_are_those_of_the_average_network_and_name_everything(store):
+    trainer = fit(network(), store, steps=12, callbacks=[GeneratorAverage(decay=0.5)])
+    names = {name.removeprefix("val/") for name in trainer.callback_metrics if name.startswith("val/")}
+    assert {
+        "crps",
+        "crps_persistence",
+        "crps_skill",
+        "csi_1",
+        "csi_persistence_1",
+        "spectra_distance",
+    } <= names
+    logged = set(trainer.callback_metrics)
+    assert {"spatial_real_accuracy", "temporal_fake_accuracy", "loss/adversarial", "loss/regularizer",
+            "gradient_norm/generator", "gradient_norm/discriminator"} <= logged  # fmt: skip
+
+
+def test_the_average_follows_the_steps_of_the_generator(store):
+    average = GeneratorAverage(decay=0.9)
+    model = network(generator_lr=1e-2)
+    weights: list[torch.Tensor] = [model.generator.sampler.output.bias.detach().clone()]
+
+    class Watch(pl.Callback):
+        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):  # noqa: ARG002
+            if pl_module.batches_seen % 2 == 0:
+                weights.append(pl_module.generator.sampler.output.bias.detach().clone())
+
+    fit(model, store, steps=9, callbacks=[average, Watch()])
+    expected = weights[1]  # the first step is taken as it is
+    for steps, weight in enumerate(weights[2:], start=1):
+        kept = min(0.9, (1 + steps) / (10 + steps))
+        expected = kept * expected + (1 - kept) * weight
+    torch.testing.assert_close(model.generator.sampler.output.bias.detach(), expected)
+
+
+def test_a_case_is_drawn_after_validation(store, tmp_path):
+    trainer = fit(network(), store, steps=12, callbacks=[CasePictures()], root=tmp_path)
+    pictures = list((tmp_path / "pictures").glob("step*.png"))
+    assert trainer.current_epoch > 0
+    assert pictures
+    assert pictures[0].stat().st_size > 5000
