@@ -9,7 +9,7 @@ from nowcast.datamodule import RadarDataModule
 from nowcast.evaluation import context_at
 from nowcast.forecaster import member_seed
 from nowcast.gan import NowcastGAN
-from nowcast.gan_forecaster import GANForecaster, decode, encode
+from nowcast.gan_forecaster import GANForecaster, _box, decode, encode
 from nowcast.load import load_forecaster
 from nowcast.model import Discriminator, Generator
 from nowcast.representation import Representation
@@ -334,15 +334,16 @@ def test_training_validation_and_service_see_the_same_rain(store, tmp_path):
     context = context_at(radar, radar["time"].values[10], 4)
     forecaster = load_forecaster(tmp_path / "one.ckpt")
     served = forecaster.forecast(context, members=1, seed=0).values[0]
-    frames = torch.from_numpy(context.values)[None].float()
+    box = (slice(None), *_box(np.isfinite(context.values).any(axis=0)))
+    frames = torch.from_numpy(context.values[box])[None].float()
     state = torch.load(tmp_path / "one.ckpt", weights_only=True)["state_dict"]
     model.load_state_dict(state)
-    noise = member_noise(forecaster, context)
+    noise = member_noise(forecaster, context[box])
     encoded = encode(model.generator.eval(), model.representation, frames)
     with torch.no_grad():
         parts = decode(model.generator, model.representation, encoded, noise, lead_steps=18, steps_at_once=18)
         own = torch.cat(list(parts), dim=1)[0].numpy()
-    np.testing.assert_allclose(served, own, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(served[box], own, rtol=1e-4, atol=1e-4)
 
 
 def member_noise(forecaster, context) -> torch.Tensor:
