@@ -65,7 +65,8 @@ def score(model: NowcastGAN, batch: dict[str, Tensor]) -> None:
     print(
         f"generator step {model.generator_steps:4d}: CRPS {shown['crps']:.3f} mm/h, persistence "
         f"{shown['crps_persistence']:.3f}, skill {shown['crps_skill']:+.2f}; CSI 1 mm/h "
-        f"{shown['csi_1']:.2f} / {shown['csi_persistence_1']:.2f}; spectra {shown['spectra_distance']:.1f} dB",
+        f"{shown['csi_1']:.2f} / {shown['csi_persistence_1']:.2f}; "
+        f"spectra {shown['spectra_distance']:.1f} dB",
         flush=True,
     )
 
