@@ -106,7 +106,7 @@ class LastCheckpoint(Checkpoint):
 
 
 class CasePictures(Callback):
-    """Draws what fell and what is forecast in one fixed validation window, after every validation.
+    """Draws what fell and what is forecast in one fixed validation window, in every validation.
 
     Pictures go to TensorBoard where it is among the loggers, else to files ``pictures/*.png`` in the folder
     of the first logger.
@@ -121,10 +121,19 @@ class CasePictures(Callback):
         self.lead_steps = lead_steps
 
     @torch.no_grad()
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Forecast the case and draw it."""
+    def on_validation_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,  # noqa: ARG002
+        batch: Any,  # noqa: ARG002
+        batch_idx: int,
+        dataloader_idx: int = 0,  # noqa: ARG002
+    ) -> None:
+        """Forecast the case and draw it, once a validation and with the weights that are validated."""
         windows = trainer.datamodule.validation  # type: ignore[attr-defined]
-        if not trainer.is_global_zero or trainer.sanity_checking or len(windows) <= self.case:
+        skip = batch_idx > 0 or not trainer.is_global_zero or trainer.sanity_checking
+        if skip or len(windows) <= self.case:
             return
         window = {name: value[None].to(pl_module.device) for name, value in windows[self.case].items()}
         context, target = observed_rain(window, **pl_module._frames())  # type: ignore[operator]

@@ -216,10 +216,20 @@ class RadarDataModule(pl.LightningDataModule):
         return self._loader(self.train, sampler)
 
     def val_dataloader(self) -> DataLoader | list:
-        """Windows of the validation split in a fixed order; nothing where it has none."""
+        """Windows of the validation split in a fixed order; nothing where it has none.
+
+        Raises:
+            RefusedInput: If there are fewer than processes.
+        """
         chosen = _evenly(len(self.validation), self.validation_samples)
         if not chosen:
             return []
+        if len(chosen) < self._processes()["world_size"]:
+            raise RefusedInput(
+                "every process validates one window or more",
+                came=f"{len(chosen)} windows",
+                do="raise data.validation_samples, prepare more data, or use fewer processes",
+            )
         return self._loader(self.validation, Share(chosen, **self._processes()))
 
     def statistics_windows(self, count: int) -> dict[str, Tensor]:
