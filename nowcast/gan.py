@@ -292,7 +292,6 @@ class NowcastGAN(pl.LightningModule):
         """
         optimizer = self._optimizer(name)
         self.toggle_optimizer(optimizer)
-        optimizer.zero_grad()
         totals: dict[str, Tensor] = {}
         seen: dict[str, Tensor] = {}
 
@@ -312,6 +311,7 @@ class NowcastGAN(pl.LightningModule):
             named = {f"gradient of {name}.{key}": gradient for key, gradient in gradients.items()}
             raise self._not_finite({**seen, **named})
         optimizer.step()
+        optimizer.zero_grad()  # the other network's step has better use for the memory
         self.untoggle_optimizer(optimizer)
         self.log_dict({**totals, f"gradient_norm/{name}": norm})
 
@@ -348,7 +348,8 @@ class NowcastGAN(pl.LightningModule):
 
 def _compile(generator: Generator, discriminator: Discriminator) -> None:
     """Compile, in place, the parts that take the time; one program for every grid size."""
-    parts = [cast(nn.Module, level.per_frame) for level in generator.sampler.levels]
+    per_frame = [cast(nn.Sequential, level.per_frame) for level in generator.sampler.levels]
+    parts = [block for blocks in per_frame for block in (blocks[1], blocks[2])]
     parts += [discriminator.spatial.blocks, discriminator.temporal.blocks_3d, discriminator.temporal.blocks]
     for part in parts:
         part.compile(dynamic=False)

@@ -94,22 +94,22 @@ def normalized_once(*modules: nn.Module, iterate: bool = True) -> Iterator[None]
         yield
 
 
-def recomputed(layers: Callable[[Tensor], Tensor], x: Tensor, *, norms: nn.Module) -> Tensor:
+def recomputed(layers: Callable[..., Tensor], *inputs: Tensor, norms: nn.Module) -> Tensor:
     """Runs layers without keeping their activations: the backward pass computes them again.
 
     The second run must see the weights of the first and leave the statistics of batch norm alone, so both
     passes have to be inside `normalized_once`.
 
     Args:
-        layers: maps one tensor to another.
-        x: its input.
+        layers: maps tensors to one tensor.
+        inputs: these tensors, which are kept.
         norms: module whose batch norms are among the layers.
 
     Raises:
         RuntimeError: in the backward pass, if the normalised weights of the forward pass are gone.
     """
     contexts = partial(_once_and_again, norms)
-    return checkpoint(layers, x, use_reentrant=False, preserve_rng_state=False, context_fn=contexts)
+    return checkpoint(layers, *inputs, use_reentrant=False, preserve_rng_state=False, context_fn=contexts)
 
 
 def _once_and_again(norms: nn.Module) -> tuple[AbstractContextManager, AbstractContextManager]:

@@ -7,6 +7,7 @@ Source: Ravuri et al. 2021, DOI 10.1038/s41586-021-03854-z, and its published ps
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, cast, get_args
 
 import torch
@@ -117,6 +118,11 @@ class SamplerLevel(nn.Module):
             UpsampleGBlock(2 * channels, channels, hidden_channels=upsample_hidden_channels),
         )
 
+    def recur(self, features: Tensor, hidden: Tensor, *, steps: int) -> Tensor:
+        """States after each step, (steps, N, C, H, W), from the features (steps * N, ...) of all steps."""
+        inputs = features.unflatten(0, (steps, -1))
+        return self.gru(self.gru.project(inputs), hidden, steps=steps)
+
 
 class Sampler(nn.Module):
     """Unrolls the lead times from the coarsest level to the finest.
@@ -180,23 +186,22 @@ class Sampler(nn.Module):
     def _advance(self, projected: Tensor, hidden: list[Tensor], *, steps: int) -> Tensor:
         """Frames of the next lead times, (N, steps, C, H, W); replaces the hidden states by the new ones."""
         levels = cast(list[SamplerLevel], list(self.levels))
+        recur: Callable[..., Tensor] = levels[-1].gru
+        features = projected
         for index in reversed(range(len(levels))):
             level = levels[index]
-            sequence = level.gru(projected, hidden[index], steps=steps)
+            sequence = self._run(partial(recur, steps=steps), features, hidden[index])
             hidden[index] = sequence[-1]
-            features = self._run(level.per_frame, sequence.flatten(0, 1))
-            if index:
-                projected = levels[index - 1].gru.project(features.unflatten(0, (steps, -1)))
-        frames = self._run(self._finish, features)
+            features = self._run(level.per_frame[:2], sequence.flatten(0, 1))
+            features = self._run(level.per_frame[2], features)
+            recur = levels[index - 1].recur
+        frames = F.pixel_shuffle(self.output(F.relu(self.norm(features))), 2)
         return frames.unflatten(0, (steps, -1)).transpose(0, 1)
 
-    def _finish(self, features: Tensor) -> Tensor:
-        return F.pixel_shuffle(self.output(F.relu(self.norm(features))), 2)
-
-    def _run(self, layers: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    def _run(self, layers: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
         if self.recompute and torch.is_grad_enabled():
-            return recomputed(layers, x, norms=self)
-        return layers(x)
+            return recomputed(layers, *inputs, norms=self)
+        return layers(*inputs)
 
 
 class Generator(nn.Module):

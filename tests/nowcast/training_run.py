@@ -42,20 +42,33 @@ class FixedStatistics(pl.Callback):
                 module.eval()
 
 
+class Gradients(pl.Callback):
+    """Keeps the gradients that an optimiser is about to use."""
+
+    def __init__(self) -> None:
+        self.last: dict[str, torch.Tensor] = {}
+
+    def on_before_optimizer_step(self, trainer, pl_module, optimizer):  # noqa: ARG002
+        for name, parameter in pl_module.named_parameters():
+            if parameter.grad is not None:
+                self.last[name] = parameter.grad.clone()
+
+
 def step(
     store: str, file: Path, *, processes: int, micro_batches: int = 1, regularizer: str = "paper"
 ) -> None:
     """Two discriminator steps and one generator step on batches of four windows; saves the gradients."""
     torch.set_num_threads(1)
+    gradients = Gradients()
     model = small(micro_batches=micro_batches, regularizer=regularizer, discriminator_lr=0.0)
     trainer = pl.Trainer(
         max_steps=3, accelerator="cpu", devices=processes, strategy="ddp" if processes > 1 else "auto",
         enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0, limit_val_batches=0,
-        logger=False, enable_checkpointing=False, callbacks=[FixedStatistics()],
+        logger=False, enable_checkpointing=False, callbacks=[FixedStatistics(), gradients],
     )  # fmt: skip
     trainer.fit(model, datamodule=RadarDataModule(store, batch_size=4 // processes, samples_per_epoch=8))
     if trainer.is_global_zero:
-        torch.save({name: parameter.grad for name, parameter in model.named_parameters()}, file)
+        torch.save({name: gradients.last.get(name) for name, _ in model.named_parameters()}, file)
 
 
 if __name__ == "__main__":
