@@ -103,8 +103,8 @@ def check_forecast(path: str | Path) -> Report:
     return facts, findings
 
 
-def examine_environment() -> Report:
-    """Versions, devices and memory of this machine, and what the networks need of it."""
+def examine_environment(*, networks: bool = True) -> Report:
+    """Versions, devices and memory of this machine, and, if asked for, what our networks need of it."""
     import torch
 
     from nowcast.basemap import lines  # noqa: F401  (a broken installation shows here)
@@ -123,10 +123,10 @@ def examine_environment() -> Report:
         facts.append(f"cuda:{number}: {device.name}, {device.total_memory / 2**30:.0f} GiB")
     if not torch.cuda.is_available():
         facts.append("no GPU: training runs on the CPU, slowly")
-    for name, preset in PRESETS.items():
+    for name, preset in PRESETS.items() if networks else ():
         with torch.device("meta"):
-            networks = Generator(**preset["generator"]), Discriminator(**preset["discriminator"])
-        count = sum(p.numel() for network in networks for p in network.parameters())
+            pair = Generator(**preset["generator"]), Discriminator(**preset["discriminator"])
+        count = sum(p.numel() for network in pair for p in network.parameters())
         facts.append(
             f"{name}: {count / 1e6:.1f} million parameters, {count * ADAM_BYTES / 2**30:.2f} GiB in training "
             "before activations"

@@ -210,11 +210,14 @@ def doctor(argv: Sequence[str]) -> int:
         from nowcast.cost import expectations
         from nowcast.training_cli import training_cli
 
+        for chatter in ("pytorch_lightning", "lightning_fabric"):
+            logging.getLogger(chatter).setLevel(logging.WARNING)
         usage = "nowcast doctor [--config CONFIG] [options of nowcast train fit]"
         names = {"prog": "nowcast doctor", "usage": usage, "description": _summary(doctor)}
         words = ["--data.store", "", *argv]  # a store may be named, but need not be there yet
         planned = expectations(partial(training_cli, words, run=False, **names))
-    facts, findings = (own + more for own, more in zip(examine_environment(), planned, strict=True))
+    machine = examine_environment(networks=not argv)
+    facts, findings = (own + more for own, more in zip(machine, planned, strict=True))
     print(*facts, *(f"FINDING: {line}" for line in findings), sep="\n")
     return REFUSED if findings else DONE
 

@@ -202,7 +202,7 @@ def expectations(configure: Callable[[], Any]) -> Report:
         f"expected peak memory {_gib(cost.peak_bytes)}, of it {_gib(cost.weights_bytes)} for the weights and "
         "their training",
         f"measured on {device}: {rates.flops / 1e12:.3g} TFLOP/s, {rates.moved_bytes / 1e9:.3g} GB/s",
-        f"expected {seconds:.2g} s for that step (good to a factor of two); "
+        f"expected {_rounded(seconds)} s for that step (good to a factor of two); "
         f"{_duration(trainer.max_steps // (critics + 1), seconds)}",
     ]
     return facts, _memory_findings(cost, device)
@@ -394,7 +394,12 @@ def _duration(steps: int, seconds: float) -> str:
         for unit, size in (("days", 86400), ("hours", 3600), ("minutes", 60), ("seconds", 1))
         if total >= 2 * size or size == 1
     )
-    return f"{steps} generator steps: about {total / size:.2g} {unit}"
+    return f"{steps} generator steps: about {_rounded(total / size)} {unit}"
+
+
+def _rounded(value: float) -> str:
+    """Two digits, without an exponent."""
+    return f"{float(f'{value:.2g}'):,.12g}"
 
 
 def _millions(network: nn.Module) -> str:

@@ -43,7 +43,8 @@ def conv2d(
 ) -> nn.Conv2d:
     """Plain 2-D convolution with SAME padding, orthogonal weights and zero bias."""
     layer = kind(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=bias)
-    nn.init.orthogonal_(layer.weight)
+    if not layer.weight.is_meta:  # where it would take seconds to no effect
+        nn.init.orthogonal_(layer.weight)
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)
     return layer

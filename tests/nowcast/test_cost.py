@@ -157,7 +157,7 @@ def test_the_size_of_a_window_comes_from_the_configuration_then_the_store_then_t
 
 
 def test_the_doctor_says_what_a_configured_training_takes(capsys, monkeypatch):
-    monkeypatch.setattr("nowcast.checks.examine_environment", lambda: (["this machine"], []))
+    monkeypatch.setattr("nowcast.checks.examine_environment", lambda **_: (["this machine"], []))
     config = str(ROOT / "configs/train/tiny.yaml")
     assert main(["doctor", "--config", config, "--data.batch_size", "1", "--trainer.accelerator", "cpu"]) == 0
     lines = capsys.readouterr().out.splitlines()
