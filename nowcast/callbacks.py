@@ -36,7 +36,8 @@ class GeneratorAverage(WeightAveraging):
         self._steps = 0
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Start from the weights there are."""
+        """Start from the weights there are, where they will be trained (they are moved there later)."""
+        self._device = trainer.strategy.root_device
         super().setup(trainer, pl_module, stage)
         self._steps = int(pl_module.generator_steps)  # type: ignore[arg-type]
 
@@ -119,6 +120,11 @@ class CasePictures(Callback):
     def __init__(self, case: int = 0, lead_steps: tuple[int, ...] = (1, 3, 6, 12, 18)) -> None:
         self.case = case
         self.lead_steps = lead_steps
+        self.folder = Path()
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:  # noqa: ARG002
+        """Agree on the folder in all processes."""
+        self.folder = Path(trainer.log_dir or trainer.default_root_dir) / "pictures"
 
     @torch.no_grad()
     def on_validation_batch_end(
@@ -148,9 +154,8 @@ class CasePictures(Callback):
             if isinstance(logger, TensorBoardLogger):
                 logger.experiment.add_figure("case", figure, global_step=trainer.global_step)
                 return
-        folder = Path(trainer.log_dir or trainer.default_root_dir) / "pictures"
-        folder.mkdir(parents=True, exist_ok=True)
-        figure.savefig(folder / f"step{trainer.global_step:07d}.png", dpi=80)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        figure.savefig(self.folder / f"step{trainer.global_step:07d}.png", dpi=80)
 
 
 def _panel(last: Tensor, rows: dict[str, Tensor], steps: list[int]) -> Figure:

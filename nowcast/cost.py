@@ -108,7 +108,7 @@ def step_cost(
     with autocast, meter, counter:
         for _ in range(model.discriminator_steps):
             rehearsal._discriminator_step(windows)
-        rehearsal._generator_step(windows)
+        rehearsal._generator_step(windows, windows.mask.sum().float())
     weights = sum(value.nbytes for value in rehearsal.parameters())
     state = weights + sum(value.nbytes for value in rehearsal.buffers())
     kept = 2 * weights + (state if averaged else 0)

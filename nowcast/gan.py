@@ -34,6 +34,10 @@ With the paper's widths each takes about a quarter of a GiB for the moment.
 """
 
 
+COMPILED_PROGRAMS = 64
+"""Levels, times sizes and modes in which a block is used, with room to spare."""
+
+
 class NowcastGAN(pl.LightningModule):
     """DGMR's adversarial training (Ravuri et al. 2021, doi:10.1038/s41586-021-03854-z).
 
@@ -105,6 +109,8 @@ class NowcastGAN(pl.LightningModule):
         self.batches_seen = 0
         self.generator_steps = 0
         self.validation_sums: ValidationSums | None = None
+        self.training_buffers: dict[str, Tensor] = {}
+        self.resumed_buffers: dict[str, Tensor] = {}
         generator.sampler.recompute = gradient_checkpointing
         if compile:
             _compile(generator, discriminator)
@@ -120,14 +126,40 @@ class NowcastGAN(pl.LightningModule):
         """One batch; rain and mask as `nowcast.datamodule.RadarCrops` gives them, batched.
 
         Raises:
-            RefusedInput: If the batch cannot be used or a gradient is not finite; no weight changes then.
+            RefusedInput: If the batch cannot be used, before anything has changed, or if a gradient is not
+                finite, before the step that it would have made.
         """
         windows = TrainingBatch.of(batch, self.representation, **self._frames())
+        cells = self._reduce(windows.mask.sum().float(), "mean")
+        if cells == 0:
+            raise RefusedInput(
+                "a batch holds an observed cell to learn from",
+                came="a mask without one after the context",
+                do="prepare the store anew: its sampled windows hold data",
+            )
         self._discriminator_step(windows)
         self.batches_seen += 1
         if self.batches_seen % self.discriminator_steps == 0:
-            self._generator_step(windows)
+            self._generator_step(windows, cells)
             self.generator_steps += 1
+
+    def on_fit_start(self) -> None:
+        """Take up the buffers that training was at.
+
+        Raises:
+            RefusedInput: If the precision scales the loss: the guard would take its first trials for faults.
+        """
+        if self.trainer.precision == "16-mixed":
+            raise RefusedInput("precision is 32-true or bf16-mixed", came="16-mixed", do="use bf16-mixed")
+        set_buffers(self.generator, self.resumed_buffers)
+
+    def on_validation_start(self) -> None:
+        """Remember the buffers of training."""
+        self.training_buffers = {name: value.clone() for name, value in self.generator.named_buffers()}
+
+    def on_validation_end(self) -> None:
+        """Go back to the buffers of training."""
+        set_buffers(self.generator, self.training_buffers)
 
     def on_validation_epoch_start(self) -> None:
         """Validate the network that a checkpoint would hold."""
@@ -181,6 +213,7 @@ class NowcastGAN(pl.LightningModule):
             **state,
             **{PREFIX + name: value for name, value in buffers.items() if PREFIX + name in state},
         }
+        checkpoint["training_buffers"] = dict(self.generator.named_buffers())
         checkpoint["batches_seen"] = self.batches_seen
         checkpoint["generator_steps"] = self.generator_steps
         checkpoint[CARD] = self.card()
@@ -205,6 +238,7 @@ class NowcastGAN(pl.LightningModule):
                     do=f"set model.{name} to the checkpoint's, or start anew",
                 )
         refuse_other_data(card, own, what="the checkpoint")
+        self.resumed_buffers = checkpoint["training_buffers"]
         self.batches_seen = checkpoint["batches_seen"]
         self.generator_steps = checkpoint["generator_steps"]
 
@@ -229,10 +263,10 @@ class NowcastGAN(pl.LightningModule):
                         fake = self._futures(part, draws)[0]
                     loss, terms = discriminator_hinge(*self._judge(part, draws, part.real, fake))
                     share = len(part) / len(windows)
-                    backward(loss * share, {"loss/discriminator": loss, **terms}, fake, share)
+                    backward(loss * share, _scaled(terms, share), fake)
 
-    def _generator_step(self, windows: TrainingBatch) -> None:
-        cells = self._reduce(windows.mask.sum().float(), "mean")
+    def _generator_step(self, windows: TrainingBatch, cells: Tensor) -> None:
+        """One step; `cells` is the number of observed cells in the windows of a process, on average."""
         with self._stepping("generator", self.generator) as backward:
             for part, draws, first in self._parts(windows, samples=self.samples, purpose=1):
                 with normalized_once(self.generator, self.discriminator, iterate=first):
@@ -243,10 +277,9 @@ class NowcastGAN(pl.LightningModule):
                     share = len(part) / len(windows)
                     cell_share = share if self.regularizer.per_window else part.mask.sum() / cells
                     loss = adversarial * share + self.regularizer_weight * distance * cell_share
-                    total = adversarial + self.regularizer_weight * distance
-                    losses = {"generator": total, "adversarial": adversarial, "regularizer": distance}
-                    terms |= {f"loss/{name}": value for name, value in losses.items()} | distances
-                    backward(loss, terms, futures, share)
+                    terms = _scaled({**terms, "loss/adversarial": adversarial}, share)
+                    distances = _scaled({**distances, "loss/regularizer": distance}, cell_share)
+                    backward(loss, {**terms, **distances}, futures)
 
     def _parts(
         self, windows: TrainingBatch, *, samples: int, purpose: int
@@ -295,12 +328,12 @@ class NowcastGAN(pl.LightningModule):
         totals: dict[str, Tensor] = {}
         seen: dict[str, Tensor] = {}
 
-        def backward(loss: Tensor, terms: dict[str, Tensor], forecast: Tensor, share: float) -> None:
+        def backward(loss: Tensor, terms: dict[str, Tensor], forecast: Tensor) -> None:
             with self._unsynchronised():
                 self.manual_backward(loss)
-            values = {name: value.detach() for name, value in terms.items()}
-            for name, value in values.items():
-                totals[name] = totals.get(name, 0) + share * value
+            values = {key if "/" in key else f"{name}/{key}": value.detach() for key, value in terms.items()}
+            for key, value in {f"loss/{name}": loss.detach(), **values}.items():
+                totals[key] = totals.get(key, 0) + value
             seen.update({"the forecast": forecast.detach(), **values})
 
         yield backward
@@ -309,19 +342,20 @@ class NowcastGAN(pl.LightningModule):
         norm = torch.nn.utils.get_total_norm(gradients.values())
         if not norm.isfinite():
             named = {f"gradient of {name}.{key}": gradient for key, gradient in gradients.items()}
-            raise self._not_finite({**seen, **named})
+            raise self._not_finite({**seen, **named}, name)
         optimizer.step()
         optimizer.zero_grad()  # the other network's step has better use for the memory
         self.untoggle_optimizer(optimizer)
-        self.log_dict({**totals, f"gradient_norm/{name}": norm})
+        means = self._reduce(torch.stack(list(totals.values())), "mean")
+        self.log_dict({**dict(zip(totals, means, strict=True)), f"gradient_norm/{name}": norm})
 
-    def _not_finite(self, tensors: dict[str, Tensor]) -> RefusedInput:
+    def _not_finite(self, tensors: dict[str, Tensor], network: str) -> RefusedInput:
         broken = next(
             (name for name, value in tensors.items() if not value.isfinite().all()), "gradient norm"
         )
         return RefusedInput(
             "losses and gradients are finite",
-            came=f"{broken} is not, in batch {self.batches_seen + 1} of the run; no weight has changed",
+            came=f"{broken} is not, after {self.batches_seen} batches; the step of the {network} is not made",
             do="go on from the last checkpoint (--ckpt_path) with a lower learning rate or precision 32-true",
         )
 
@@ -351,8 +385,14 @@ def _compile(generator: Generator, discriminator: Discriminator) -> None:
     per_frame = [cast(nn.Sequential, level.per_frame) for level in generator.sampler.levels]
     parts = [block for blocks in per_frame for block in (blocks[1], blocks[2])]
     parts += [discriminator.spatial.blocks, discriminator.temporal.blocks_3d, discriminator.temporal.blocks]
+    # The blocks of all levels share their code, and each is needed in several sizes.
+    torch._dynamo.config.recompile_limit = COMPILED_PROGRAMS
     for part in parts:
         part.compile(dynamic=False)
+
+
+def _scaled(terms: dict[str, Tensor], share: Tensor | float) -> dict[str, Tensor]:
+    return {name: share * value for name, value in terms.items()}
 
 
 def _differences(theirs: Any, ours: Any) -> tuple[Any, Any]:

@@ -36,19 +36,13 @@ class TrainingBatch:
         """The batch of windows that `nowcast.datamodule.RadarCrops` gives.
 
         Raises:
-            RefusedInput: If rain and mask disagree, windows are too short, rates are negative or not finite,
-                or nothing was observed.
+            RefusedInput: If rain and mask disagree, windows are too short, or rates are negative or not
+                finite.
         """
         context, future = observed_rain(batch, context_frames=context_frames, lead_steps=lead_steps)
         motion = representation.motion(context)
         future = representation.pull_future(future, motion)
         mask = future.isfinite()[:, :, None]
-        if not mask.any():
-            raise RefusedInput(
-                "a batch holds an observed cell to learn from",
-                came="a mask without one after the context",
-                do="prepare the store anew: its sampled windows hold data",
-            )
         return cls(
             context=representation.to_network(representation.pull_context(context, motion)),
             real=representation.to_network(future),

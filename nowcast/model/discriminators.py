@@ -217,7 +217,8 @@ def _pre_activated(channels: Sequence[int]) -> list[DBlock]:
 
 def _score(features: Tensor, head: nn.Linear) -> Tensor:
     """Linear score of the ReLU features (N, C, h, w) summed over all cells; returns (N,)."""
-    return head(F.relu(features).sum(dim=(-2, -1))).squeeze(1)
+    with torch.autocast(features.device.type, enabled=False):  # a hinge sees differences of a score
+        return head(F.relu(features.float()).sum(dim=(-2, -1))).squeeze(1)
 
 
 def _check_widths(name: str, channels: Sequence[int], *, at_least: int) -> None:

@@ -83,3 +83,18 @@ def test_a_killed_run_ends_with_the_weights_and_the_average_it_would_have_had(re
     assert any(
         not torch.equal(value, one["current_model_state"][name]) for name, value in one["state_dict"].items()
     )
+
+
+def test_a_run_goes_on_from_the_end_of_an_epoch_too(store, resumed, tmp_path):
+    _, whole, *_ = resumed
+    threads = torch.get_num_threads()
+    train(str(store), tmp_path, steps=21)  # two epochs of seven batches
+    (tmp_path / "log" / "metrics.csv").unlink()
+    train(str(store), tmp_path, steps=27, resume=str(tmp_path / "last.ckpt"))
+    torch.set_num_threads(threads)
+    resumed_losses = losses(tmp_path)
+    assert len(resumed_losses) >= 4
+    for step, values in resumed_losses.items():
+        for name in ("loss/discriminator", "loss/generator"):
+            if name in values:
+                assert values[name] == pytest.approx(whole[step][name], rel=1e-6, abs=1e-6), (step, name)

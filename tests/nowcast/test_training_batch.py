@@ -67,13 +67,6 @@ def test_rates_that_cannot_be_are_refused_with_their_place(value, came):
         made(given)
 
 
-def test_a_batch_without_an_observed_cell_is_refused():
-    given = windows()
-    given["mask"][:, 4:] = False
-    with pytest.raises(RefusedInput, match="holds an observed cell to learn from"):
-        made(given)
-
-
 def test_fewer_frames_than_needed_are_refused():
     with pytest.raises(RefusedInput, match="a window holds 22 frames, .* came: 21"):
         made(windows(frames=21))
