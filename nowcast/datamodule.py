@@ -20,6 +20,17 @@ from nowcast.gan_forecaster import describe_data
 SAMPLES = "samples"
 
 
+def refuse_less(settings: dict[str, int], *, than: int) -> None:
+    """Refuse settings below a number.
+
+    Raises:
+        RefusedInput: If one is.
+    """
+    for name, value in settings.items():
+        if value < than:
+            raise RefusedInput(f"{name} is {than} or more", came=value, do="correct the configuration")
+
+
 class RadarCrops(Dataset):
     """The sampled windows of one split of a store.
 
@@ -50,10 +61,25 @@ class RadarCrops(Dataset):
             )
         index = index.isel(sample=index["split"].values == SPLITS.index(split))
         self.start = np.searchsorted(times, index["start_time"].values)
+        self._refuse_strange_windows(times, index, window)
         self.row = index["y"].values + (window[0] - self.height) // 2
         self.column = index["x"].values + (window[1] - self.width) // 2
         self.probability = index["probability"].values
         self._array: zarr.Array | None = None
+
+    def _refuse_strange_windows(self, times: np.ndarray, index: xr.Dataset, window: tuple[int, int]) -> None:
+        """Refuse an index that was drawn for other frames or another grid."""
+        fits = self.start + self.frames <= times.size
+        fits[fits] &= times[self.start[fits]] == index["start_time"].values[fits]
+        for axis, length in zip(("y", "x"), window, strict=True):
+            cells = open_radar(self.store).sizes[axis]
+            fits &= (index[axis].values >= 0) & (index[axis].values + length <= cells)
+        if not fits.all():
+            raise RefusedInput(
+                "sampled windows lie inside their store",
+                came=f"{int((~fits).sum())} of {fits.size} that do not, in {self.store}",
+                do="prepare the store anew",
+            )
 
     def __len__(self) -> int:
         return len(self.start)
@@ -179,6 +205,13 @@ class RadarDataModule(pl.LightningDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
+        refuse_less(
+            {"data.batch_size": batch_size, "data.size": 1 if size is None else size,
+             "data.samples_per_epoch": samples_per_epoch}, than=1,
+        )  # fmt: skip
+        refuse_less(
+            {"data.validation_samples": validation_samples, "data.workers": workers, "seed": seed}, than=0
+        )
         self.store = store
         self.batch_size = batch_size
         self.size = size

@@ -17,6 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from data_prep.schema import RefusedInput
 from nowcast.batch_norm import estimated_buffers, set_buffers
+from nowcast.datamodule import refuse_less
 from nowcast.gan_forecaster import decode, encode, refuse_other_data
 from nowcast.losses import REGULARIZERS, discriminator_hinge, generator_hinge
 from nowcast.model import Discriminator, Generator
@@ -92,6 +93,22 @@ class NowcastGAN(pl.LightningModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
+        counts = {
+            "samples": samples,
+            "discriminator_steps": discriminator_steps,
+            "validation_members": validation_members,
+            "micro_batches": micro_batches,
+        }
+        refuse_less({f"model.{name}": value for name, value in counts.items()}, than=1)
+        refuse_less({"model.samples": samples}, than=2 if "crps" in regularizer else 1)
+        refuse_less({"seed": seed}, than=0)
+        contexts = generator.config["context_frames"], discriminator.config["context_frames"]
+        if contexts[0] != contexts[1]:
+            raise RefusedInput(
+                "generator and discriminator have one number of context_frames",
+                came=f"{contexts[0]} and {contexts[1]}",
+                do="set both",
+            )
         self.automatic_optimization = False
         self.generator = generator
         self.discriminator = discriminator

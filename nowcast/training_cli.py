@@ -37,6 +37,7 @@ def training_cli(argv: Sequence[str], *, run: bool = True, **parser: str) -> Lig
         args=list(argv),
         run=run,
         seed_everything_default=0,
+        trainer_defaults={"plugins": [{"class_path": "nowcast.checkpoint_io.WholeCheckpoints"}]},
         save_config_kwargs={"overwrite": True},
         parser_kwargs={"prog": "nowcast train", **parser},
     )

@@ -45,7 +45,9 @@ def load_network(path: str | Path) -> tuple[Generator, dict[str, Any]]:
     """
     try:
         state, card = _read_weights(path) if Path(path).suffix == SUFFIX else _read_checkpoint(path)
-        Representation.of(card)
+        _check_card(card)
+        if not all(value.is_floating_point() or name.endswith("tracked") for name, value in state.items()):
+            raise ValueError("weights that are whole numbers")
         generator = _folded(card["generator"], state)
         if not all(value.isfinite().all() for value in generator.state_dict().values()):
             raise ValueError("weights that are not finite")
@@ -64,7 +66,14 @@ def save_weights(path: str | Path, generator: Generator, card: dict[str, Any]) -
     """
     if Path(path).suffix != SUFFIX:
         raise RefusedInput(f"weights are written to a file *{SUFFIX}", came=path, do="correct the name")
-    Representation.of(card)
+    try:
+        _check_card(card)
+    except (KeyError, TypeError, ValueError) as error:
+        raise RefusedInput(
+            "a card names networks, representation, grid spacing and time step",
+            came=reason(error),
+            do="export a checkpoint of nowcast train",
+        ) from error
     state = _folded(generator.config, generator.state_dict()).state_dict()
     tensors = {name: value.cpu().contiguous() for name, value in state.items()}
     with written_whole(Path(path)) as unfinished:
@@ -75,7 +84,22 @@ def reason(error: Exception) -> str:
     """Why a file cannot be loaded, without torch's advice to load it unsafely."""
     if isinstance(error, pickle.UnpicklingError):
         return "it holds more than plain values and tensors"
+    if "weights_only" in str(error):
+        return "it is damaged"
     return " ".join(f"{type(error).__name__}: {error}".splitlines()[:1])
+
+
+def _check_card(card: dict[str, Any]) -> None:
+    """What a forecaster needs.
+
+    Raises:
+        KeyError, TypeError, ValueError: If something is missing or senseless.
+    """
+    Representation.of(card)
+    for name in ("grid_spacing", "time_step_minutes"):
+        value = card[name]
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1e9:
+            raise ValueError(f"{name} {value}")
 
 
 def _folded(config: dict[str, Any], state: dict[str, Tensor]) -> Generator:

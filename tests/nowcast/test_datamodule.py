@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+import zarr
 
 from data_prep.sampling import Sampling
 from data_prep.schema import RefusedInput, open_radar, open_store
@@ -91,3 +92,16 @@ def _samples(store):
 def test_the_index_lies_in_the_store(store):
     assert "samples" not in open_store(store)
     assert _samples(store).attrs["frames"] == 22
+
+
+@pytest.mark.parametrize(
+    ("name", "shift"), [("start_time", np.timedelta64(-400, "D")), ("x", -500), ("y", 10_000)]
+)
+def test_windows_that_do_not_lie_in_their_store_are_refused(make_store, name, shift):
+    store = make_store(60)
+    group = zarr.open_group(str(store / "samples"), mode="r+")
+    unit = group[name].attrs.get("units", "")
+    step = int(shift / np.timedelta64(1, unit.split()[0][:1] or "s")) if name == "start_time" else shift
+    group[name][:] = group[name][:] + step
+    with pytest.raises(RefusedInput, match="sampled windows lie inside their store"):
+        RadarCrops(store, "train")

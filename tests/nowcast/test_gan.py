@@ -417,3 +417,31 @@ def test_a_case_is_drawn_after_validation(store, tmp_path):
     assert trainer.current_epoch > 0
     assert pictures
     assert pictures[0].stat().st_size > 5000
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"samples": 0}, "model.samples is 1 or more; came: 0"),
+        ({"samples": 1, "regularizer": "crps"}, "model.samples is 2 or more; came: 1"),
+        ({"micro_batches": 0}, "model.micro_batches is 1 or more"),
+        ({"discriminator_steps": -1}, "model.discriminator_steps is 1 or more"),
+        ({"seed": -1}, "seed is 0 or more"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused_at_once(settings, message):
+    with pytest.raises(RefusedInput, match=message):
+        network(**settings)
+
+
+def test_networks_of_different_contexts_are_refused_at_once():
+    with pytest.raises(RefusedInput, match="one number of context_frames; came: 3 and 4"):
+        NowcastGAN(Generator(**SIZES, context_frames=3), Discriminator(**CRITICS))
+
+
+@pytest.mark.parametrize(
+    "settings", [{"batch_size": 0}, {"size": 0}, {"samples_per_epoch": -3}, {"workers": -1}]
+)
+def test_data_settings_that_cannot_be_are_refused_at_once(settings):
+    with pytest.raises(RefusedInput, match="or more; came"):
+        RadarDataModule("nowhere.zarr", **settings)

@@ -85,3 +85,11 @@ def test_broken_weights_are_refused(file, how):
 def test_weights_go_to_a_safetensors_file(network, tmp_path):
     with pytest.raises(RefusedInput, match="safetensors"):
         save_weights(tmp_path / "small.pt", *network)
+
+
+@pytest.mark.parametrize("spacing", [float("nan"), 0, -1000.0, "1000", None, True])
+def test_a_card_without_a_grid_spacing_is_refused(network, tmp_path, spacing):
+    generator, card = network
+    with pytest.raises(RefusedInput, match="a card names networks"):
+        save_weights(tmp_path / "small.safetensors", generator, {**card, "grid_spacing": spacing})
+    assert not (tmp_path / "small.safetensors").exists()

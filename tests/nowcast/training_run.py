@@ -8,6 +8,7 @@ import torch
 from pytorch_lightning.loggers import CSVLogger
 
 from nowcast.callbacks import GeneratorAverage, LastCheckpoint
+from nowcast.checkpoint_io import WholeCheckpoints
 from nowcast.datamodule import RadarDataModule
 from nowcast.gan import NowcastGAN
 from nowcast.model import Discriminator, Generator
@@ -27,6 +28,7 @@ def train(store: str, folder: Path, *, steps: int, resume: str | None = None) ->
     trainer = pl.Trainer(
         max_steps=steps, accelerator="cpu", log_every_n_steps=1, enable_progress_bar=False,
         enable_model_summary=False, num_sanity_val_steps=0, logger=CSVLogger(folder, name="", version="log"),
+        plugins=[WholeCheckpoints()],
         callbacks=[GeneratorAverage(), LastCheckpoint(str(folder), every_n_batches=3)],
     )  # fmt: skip
     data = RadarDataModule(store, batch_size=2, samples_per_epoch=14, validation_samples=2)
