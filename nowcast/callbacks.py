@@ -168,6 +168,6 @@ def _panel(last: Tensor, rows: dict[str, Tensor], steps: list[int]) -> Figure:
         fields = {"last frame": last, **{f"+{step} steps": rain[step - 1] for step in steps}}
         for axis, (title, field) in zip(line, fields.items(), strict=True):
             axis.imshow(field.numpy(), cmap=RAIN.colour_map(), norm=RAIN.norm(), interpolation="nearest")
-            axis.set(xticks=[], yticks=[], title=title if line is axes[0] else "")
+            axis.set(xticks=[], yticks=[], title=title if name == "observed" else "")
         line[0].set_ylabel(name)
     return figure

@@ -19,6 +19,9 @@ class TrainingCLI(LightningCLI):
         for part in ("model", "data"):
             parser.link_arguments("seed_everything", f"{part}.seed", compute_fn=int)
 
+    def _parse_ckpt_path(self) -> None:
+        """Nothing: our checkpoints hold no arguments, and `WholeCheckpoints` is who reads them."""
+
 
 def training_cli(argv: Sequence[str], *, run: bool = True, **parser: str) -> LightningCLI:
     """Parse a training and, if asked, run it.

@@ -255,3 +255,14 @@ def test_debug_shows_where_a_refusal_comes_from(tmp_path):
 
     with pytest.raises(RefusedInput):
         main(["check", str(tmp_path / "nothing.zarr"), "--debug"])
+
+
+def test_a_damaged_state_to_go_on_from_is_refused_in_one_line(run, store, tmp_path):
+    (tmp_path / "bad.ckpt").write_bytes(b"PK weights")
+    status, _, error = run(
+        "train", "fit", "--config", ROOT / "configs/train/tiny.yaml", "--data.store", store,
+        "--data.size", 32, "--trainer.accelerator", "cpu", "--trainer.logger", "false", "--trainer.default_root_dir", tmp_path,
+        "--ckpt_path", tmp_path / "bad.ckpt",
+    )  # fmt: skip
+    assert status == 1
+    assert "nowcast train: a state to go on from was written by nowcast train; came: " in error
