@@ -261,8 +261,8 @@ def test_a_damaged_state_to_go_on_from_is_refused_in_one_line(run, store, tmp_pa
     (tmp_path / "bad.ckpt").write_bytes(b"PK weights")
     status, _, error = run(
         "train", "fit", "--config", ROOT / "configs/train/tiny.yaml", "--data.store", store,
-        "--data.size", 32, "--trainer.accelerator", "cpu", "--trainer.logger", "false", "--trainer.default_root_dir", tmp_path,
-        "--ckpt_path", tmp_path / "bad.ckpt",
+        "--data.size", 32, "--trainer.accelerator", "cpu", "--trainer.logger", "false",
+        "--trainer.default_root_dir", tmp_path, "--ckpt_path", tmp_path / "bad.ckpt",
     )  # fmt: skip
     assert status == 1
     assert "nowcast train: a state to go on from was written by nowcast train; came: " in error
