@@ -53,11 +53,10 @@ class Report(pl.Callback):
 
 def score(model: NowcastGAN, batch: dict[str, Tensor]) -> None:
     context, target = observed_rain(batch, context_frames=4, lead_steps=18)
-    representation = model.representation
-    pulled = representation.pull_context(context, representation.motion(context))
+    values, _ = model.representation.encode(context)
     trained = model.generator
     model.generator = copy.deepcopy(trained).eval()
-    set_buffers(model.generator, estimated_buffers(trained, representation.to_network(pulled)))
+    set_buffers(model.generator, estimated_buffers(trained, values))
     sums = ValidationSums()
     sums.add(model.ensemble(context, MEMBERS, seed=1), target, context[:, -1])
     model.generator = trained

@@ -47,7 +47,8 @@ class RadarCrops(Dataset):
 
     def __init__(self, store: str | Path, split: str, *, size: int | None = None) -> None:
         self.store = str(store)
-        times = open_radar(store)["time"].values
+        radar = open_radar(store)
+        times = radar["time"].values
         index = _open_samples(store)
         self.frames: int = index.attrs["frames"]
         window = (index.attrs["height"], index.attrs["width"])
@@ -61,19 +62,21 @@ class RadarCrops(Dataset):
             )
         index = index.isel(sample=index["split"].values == SPLITS.index(split))
         self.start = np.searchsorted(times, index["start_time"].values)
-        self._refuse_strange_windows(times, index, window)
+        self._refuse_strange_windows(radar, index, window)
         self.row = index["y"].values + (window[0] - self.height) // 2
         self.column = index["x"].values + (window[1] - self.width) // 2
         self.probability = index["probability"].values
         self._array: zarr.Array | None = None
 
-    def _refuse_strange_windows(self, times: np.ndarray, index: xr.Dataset, window: tuple[int, int]) -> None:
+    def _refuse_strange_windows(
+        self, radar: xr.DataArray, index: xr.Dataset, window: tuple[int, int]
+    ) -> None:
         """Refuse an index that was drawn for other frames or another grid."""
+        times = radar["time"].values
         fits = self.start + self.frames <= times.size
         fits[fits] &= times[self.start[fits]] == index["start_time"].values[fits]
         for axis, length in zip(("y", "x"), window, strict=True):
-            cells = open_radar(self.store).sizes[axis]
-            fits &= (index[axis].values >= 0) & (index[axis].values + length <= cells)
+            fits &= (index[axis].values >= 0) & (index[axis].values + length <= radar.sizes[axis])
         if not fits.all():
             raise RefusedInput(
                 "sampled windows lie inside their store",

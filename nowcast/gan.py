@@ -26,15 +26,13 @@ from nowcast.representation import FrameName, OutputName, Representation
 from nowcast.training_batch import Draws, TrainingBatch, observed_rain
 from nowcast.transform import TransformName
 from nowcast.validation import ValidationSums
-from nowcast.weights import CARD, PREFIX
+from nowcast.weights import CARD, PREFIX, generator_weights
 
 STATISTICS_WINDOWS = 32
 """Training windows that the batch-norm statistics of validation and of a checkpoint are taken over.
 
 With the paper's widths each takes about a quarter of a GiB for the moment.
 """
-
-
 COMPILED_PROGRAMS = 64
 """Levels, times sizes and modes in which a block is used, with room to spare."""
 
@@ -223,8 +221,7 @@ class NowcastGAN(pl.LightningModule):
         """Add the card, and batch-norm statistics that the weights in the checkpoint can rely on."""
         state = checkpoint["state_dict"]
         generator = copy.deepcopy(self.generator)
-        own = {name.removeprefix(PREFIX): value for name, value in state.items() if name.startswith(PREFIX)}
-        generator.load_state_dict(own)
+        generator.load_state_dict(generator_weights(state))
         buffers = estimated_buffers(generator, self._statistics_contexts())
         checkpoint["state_dict"] = {
             **state,
@@ -269,8 +266,8 @@ class NowcastGAN(pl.LightningModule):
         windows = self.trainer.datamodule.statistics_windows(STATISTICS_WINDOWS)  # type: ignore[attr-defined]
         rain = {name: value.to(self.device) for name, value in windows.items()}
         context, _ = observed_rain(rain, **self._frames())
-        motion = self.representation.motion(context)
-        return self.representation.to_network(self.representation.pull_context(context, motion))
+        values, _ = self.representation.encode(context)
+        return values
 
     def _discriminator_step(self, windows: TrainingBatch) -> None:
         with self._stepping("discriminator", self.discriminator) as backward:

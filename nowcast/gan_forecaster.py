@@ -130,8 +130,7 @@ class Encoded(NamedTuple):
 
 def encode(generator: Generator, representation: Representation, context: Tensor) -> Encoded:
     """Encodes contexts (B, T, H, W), mm/h with NaN where there is no data, as `representation` sees them."""
-    motion = representation.motion(context)
-    values = representation.to_network(representation.pull_context(context, motion))
+    values, motion = representation.encode(context)
     return Encoded(generator.encode(values), values[:, -1:], context[:, -1:].isfinite(), motion)
 
 

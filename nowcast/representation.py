@@ -79,6 +79,11 @@ class Representation:
         earlier = context[:, :-1].flip(1)
         return torch.cat([_pull(earlier, motion).flip(1), context[:, -1:]], dim=1)
 
+    def encode(self, context: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Network values of a context (B, T, H, W) in the network's frame, and the motion it follows."""
+        motion = self.motion(context)
+        return self.to_network(self.pull_context(context, motion)), motion
+
     def pull_future(self, future: Tensor, motion: Tensor | None) -> Tensor:
         """Where the rain of each cell of the last frame goes; (B, T, H, W) in and out."""
         return future if motion is None else _pull(future, -motion)

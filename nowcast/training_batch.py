@@ -40,11 +40,11 @@ class TrainingBatch:
                 finite.
         """
         context, future = observed_rain(batch, context_frames=context_frames, lead_steps=lead_steps)
-        motion = representation.motion(context)
+        values, motion = representation.encode(context)
         future = representation.pull_future(future, motion)
         mask = future.isfinite()[:, :, None]
         return cls(
-            context=representation.to_network(representation.pull_context(context, motion)),
+            context=values,
             real=representation.to_network(future),
             target=future.nan_to_num(nan=0.0)[:, :, None],
             mask=mask,

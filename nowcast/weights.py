@@ -80,6 +80,11 @@ def save_weights(path: str | Path, generator: Generator, card: dict[str, Any]) -
         save_file(tensors, unfinished, metadata={CARD: json.dumps(card)})
 
 
+def generator_weights(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """State of the generator in that of a training."""
+    return {name.removeprefix(PREFIX): value for name, value in state.items() if name.startswith(PREFIX)}
+
+
 def reason(error: Exception) -> str:
     """Why a file cannot be loaded, without torch's advice to load it unsafely."""
     if isinstance(error, pickle.UnpicklingError):
@@ -114,9 +119,7 @@ def _folded(config: dict[str, Any], state: dict[str, Tensor]) -> Generator:
 
 def _read_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    state = checkpoint["state_dict"]
-    own = {name.removeprefix(PREFIX): value for name, value in state.items() if name.startswith(PREFIX)}
-    return own, checkpoint[CARD]
+    return generator_weights(checkpoint["state_dict"]), checkpoint[CARD]
 
 
 def _read_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
