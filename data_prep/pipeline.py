@@ -236,7 +236,7 @@ def _entry(path: Path, recipe: Recipe) -> list[Entry]:
     """The file with its time, or nothing where the recipe leaves unreadable files out."""
     try:
         reader = readers.get_reader(recipe.reader) if recipe.reader else readers.find_reader(path)
-        return [Entry(reader.read_time(path), path)]
+        return [Entry(time, path) for time in reader.read_times(path)]
     except RefusedInput as error:
         return _leave_gap(error, recipe)
 
@@ -245,7 +245,7 @@ def _readable(path: Path, recipe: Recipe) -> list[xr.DataArray]:
     """The rain rate of a file, or nothing where the recipe leaves unreadable files out."""
     try:
         reader = readers.get_reader(recipe.reader) if recipe.reader else readers.find_reader(path)
-        rate = to_rain_rate(reader.read(path), z_r_a=recipe.z_r_a, z_r_b=recipe.z_r_b)
+        rate = to_rain_rate(next(iter(reader.read_frames(path, [0]))), z_r_a=recipe.z_r_a, z_r_b=recipe.z_r_b)
         _refuse_senseless(rate, path)
     except RefusedInput as error:
         return _leave_gap(error, recipe)

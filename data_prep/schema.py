@@ -86,25 +86,26 @@ def map_coordinates(x: np.ndarray, y: np.ndarray, crs: pyproj.CRS) -> dict[str, 
     """The spatial coordinates of a grid: ``x, y, lat, lon, crs``.
 
     Args:
-        x: Cell centres in metres, eastward, shape (X,).
-        y: Cell centres in metres, northward, shape (Y,).
-        crs: Projected CRS in metres.
+        x: Cell centres in metres, eastward, shape (X,); degrees east on a geographic CRS.
+        y: Cell centres in metres, northward, shape (Y,); degrees north on a geographic CRS.
+        crs: Projected CRS in metres, or a geographic one in degrees (which a frame may have, a store not).
 
     Raises:
-        RefusedInput: If the CRS is not projected or its unit is not the metre.
+        RefusedInput: If the unit of the CRS is another one.
     """
-    if not crs.is_projected or {axis.unit_name for axis in crs.axis_info} != {"metre"}:
+    units = {axis.unit_name for axis in crs.axis_info}
+    if not (crs.is_projected and units == {"metre"}) and not (crs.is_geographic and units == {"degree"}):
         raise RefusedInput(
-            "a grid is projected and its unit is the metre",
-            came=f"{crs.name} in {', '.join(axis.unit_name for axis in crs.axis_info)}",
+            "a grid is projected and in metres, or geographic and in degrees",
+            came=f"{crs.name} in {', '.join(sorted(units))}",
             do="convert the projection and the coordinates in the reader",
         )
     x, y = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
     transformer = pyproj.Transformer.from_crs(crs, crs.geodetic_crs, always_xy=True)
     longitude, latitude = transformer.transform(*np.meshgrid(x, y))
     return {
-        "y": xr.DataArray(y, dims="y", attrs=_axis("projection_y_coordinate", "Y")),
-        "x": xr.DataArray(x, dims="x", attrs=_axis("projection_x_coordinate", "X")),
+        "y": xr.DataArray(y, dims="y", attrs=_axis("y", crs)),
+        "x": xr.DataArray(x, dims="x", attrs=_axis("x", crs)),
         "lat": xr.DataArray(
             latitude, dims=("y", "x"), attrs={"standard_name": "latitude", "units": "degrees_north"}
         ),
@@ -115,12 +116,15 @@ def map_coordinates(x: np.ndarray, y: np.ndarray, crs: pyproj.CRS) -> dict[str, 
     }
 
 
-def _axis(standard_name: str, axis: str) -> dict[str, str]:
+def _axis(name: str, crs: pyproj.CRS) -> dict[str, str]:
+    if crs.is_geographic:
+        axis, direction = ("longitude", "east") if name == "x" else ("latitude", "north")
+        return {"standard_name": axis, "units": f"degrees_{direction}", "axis": name.upper()}
     return {
-        "standard_name": standard_name,
-        "long_name": f"{axis.lower()} of the projection",
+        "standard_name": f"projection_{name}_coordinate",
+        "long_name": f"{name} of the projection",
         "units": "m",
-        "axis": axis,
+        "axis": name.upper(),
     }
 
 
@@ -143,6 +147,12 @@ def rain_array_on(
     values: np.ndarray, *, time: np.ndarray, coordinates: dict[str, xr.DataArray]
 ) -> xr.DataArray:
     """As `rain_array`, on spatial coordinates already made by `map_coordinates`."""
+    if coordinates["x"].attrs.get("units") != "m":
+        raise RefusedInput(
+            "a rain array lies on a projected grid in metres",
+            came=f"x in {coordinates['x'].attrs.get('units')}",
+            do="set regrid in the prep configuration",
+        )
     stamps = xr.DataArray(
         np.asarray(time, dtype="datetime64[ns]"), dims="time", attrs={"standard_name": "time", "axis": "T"}
     )

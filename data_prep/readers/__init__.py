@@ -1,9 +1,11 @@
 """Radar files become frames: one module per file format, found by content.
 
 A *frame* is an `xarray.DataArray` with dims ``(y, x)``, north first, float32, in the unit of the file:
-``units`` is ``mm`` (with ``accumulation_minutes``), ``dBZ`` or ``mm h-1``. NaN is no data; dry is 0 mm, 0 mm
-h-1 or -inf dBZ. Its coordinates are those of `data_prep.schema.map_coordinates` and a scalar ``time`` (UTC;
-the end of an accumulation) from the header, not from the file name.
+``units`` is ``mm`` (with ``accumulation_minutes``), ``dBZ`` or ``mm h-1`` (with ``accumulation_minutes``
+where the header says over which time the rate is a mean). NaN is no data; dry is 0 mm, 0 mm h-1 or -inf dBZ.
+Its coordinates are those of `data_prep.schema.map_coordinates`, a scalar ``time`` (UTC; the end of an
+accumulation) from the header, not from the file name, and, where the provider gives one, ``quality_index (y,
+x)``: float32, 0 worst to 1 best, NaN unknown.
 
 Another package adds a format by an entry point of the group ``nowcast.readers`` that names a `Reader`.
 """
@@ -13,7 +15,7 @@ from __future__ import annotations
 import gzip
 import logging
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from importlib.metadata import EntryPoint, entry_points
@@ -27,10 +29,14 @@ from pyproj.exceptions import ProjError
 from data_prep.schema import RefusedInput
 
 GROUP = "nowcast.readers"
-BUILT_IN = (
-    EntryPoint("knmi_hdf5", "data_prep.readers.knmi_hdf5:READER", GROUP),
-    EntryPoint("fmi_pgm", "data_prep.readers.fmi_pgm:READER", GROUP),
-)
+BUILT_IN = tuple(
+    EntryPoint(name, f"data_prep.readers.{name}:READER", GROUP)
+    for name in (
+        "knmi_hdf5", "odim_hdf5", "fmi_pgm", "fmi_geotiff", "mch_gif", "radolan", "nimrod", "mrms_grib2",
+        "meteonet_npz", "bom_netcdf", "cf_grid", "deepmind_tfrecord",
+    )
+)  # fmt: skip
+"""In the order in which they are asked whether a file is their own: the general ones last."""
 HEAD_BYTES = 4096
 """How much of a file's content a reader sees when it is asked whether the file is its own."""
 
@@ -38,20 +44,38 @@ logger = logging.getLogger(__name__)
 
 
 class Reader(NamedTuple):
-    """One file format.
+    """One file format. Readers run in several threads at once: what is not safe there takes a lock.
 
     Attributes:
         name: Name of the format.
         detect: Whether a file is of this format, from the first `HEAD_BYTES` of its content (decompressed)
-            and its path. Refuses a file that it knows but that is damaged.
-        read_time: Time of the frame, from the header alone.
-        read: The frame. Both refuse a file with `RefusedInput`.
+            and its path. Refuses a file that it knows but that is damaged. A folder (Zarr) has no head.
+        read_times: Times of the frames in the file, datetime64[ns] of shape (frames,), from the header alone.
+        read_frames: The frames of the given numbers, in that order, one at a time. Both refuse a file with
+            `RefusedInput`.
     """
 
     name: str
     detect: Callable[[bytes, Path], bool]
-    read_time: Callable[[Path], np.datetime64]
-    read: Callable[[Path], xr.DataArray]
+    read_times: Callable[[Path], np.ndarray]
+    read_frames: Callable[[Path, Sequence[int]], Iterator[xr.DataArray]]
+
+
+def single_frame_reader(
+    name: str,
+    detect: Callable[[bytes, Path], bool],
+    read_time: Callable[[Path], np.datetime64],
+    read: Callable[[Path], xr.DataArray],
+) -> Reader:
+    """The reader of a format whose files hold one frame each, from the functions for that frame."""
+
+    def read_times(path: Path) -> np.ndarray:
+        return np.array([read_time(path)], dtype="datetime64[ns]")
+
+    def read_frames(path: Path, numbers: Sequence[int]) -> Iterator[xr.DataArray]:
+        return (read(path) for _ in numbers)
+
+    return Reader(name, detect, read_times, read_frames)
 
 
 def find_reader(path: str | Path) -> Reader:
@@ -61,9 +85,11 @@ def find_reader(path: str | Path) -> Reader:
         RefusedInput: If there is no such file, it is empty or damaged, or no reader knows its content.
     """
     path = Path(path)
-    with open_content(path) as content:
-        head = content.read(HEAD_BYTES)
-    if not head:
+    head = b""
+    if not path.is_dir():
+        with open_content(path) as content:
+            head = content.read(HEAD_BYTES)
+    if not head and not path.is_dir():
         raise RefusedInput("a radar file has content", came=f"{path} is empty", do="fetch the file again")
     for reader in _readers().values():
         if reader.detect(head, path):
@@ -86,8 +112,12 @@ def get_reader(name: str) -> Reader:
     return _readers()[name]
 
 
-def read(path: str | Path) -> xr.DataArray:
-    """Read a radar file of any known format.
+def read(path: str | Path, number: int = 0) -> xr.DataArray:
+    """Read one frame of a radar file of any known format.
+
+    Args:
+        path: The file.
+        number: Of the frame in the file, counted from 0.
 
     Returns:
         A frame, dims (y, x), in the unit of the file.
@@ -95,7 +125,7 @@ def read(path: str | Path) -> xr.DataArray:
     Raises:
         RefusedInput: If the file is absent, damaged, of an unknown format, or its header lacks something.
     """
-    return find_reader(path).read(Path(path))
+    return next(iter(find_reader(path).read_frames(Path(path), [number])))
 
 
 @contextmanager

@@ -20,7 +20,7 @@ import numpy as np
 import pyproj
 import xarray as xr
 
-from data_prep.readers import Reader, damaged, frame, incomplete, locate, open_content
+from data_prep.readers import damaged, frame, incomplete, locate, open_content, single_frame_reader
 from data_prep.schema import map_coordinates
 
 SPHERE_RADIUS = 6371288.0
@@ -99,7 +99,7 @@ def read(path: Path) -> xr.DataArray:
     return frame(values, time=time, coordinates=coordinates, attributes=attributes)
 
 
-READER = Reader("fmi_pgm", detect, read_time, read)
+READER = single_frame_reader("fmi_pgm", detect, read_time, read)
 
 
 def _reflectivity() -> np.ndarray:

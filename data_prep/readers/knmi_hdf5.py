@@ -21,7 +21,7 @@ import numpy as np
 import pyproj
 import xarray as xr
 
-from data_prep.readers import Reader, damaged, frame, incomplete, locate, open_content
+from data_prep.readers import damaged, frame, incomplete, locate, open_content, single_frame_reader
 from data_prep.schema import RefusedInput, map_coordinates
 
 MAGIC = b"\x89HDF\r\n\x1a\n"
@@ -93,7 +93,7 @@ def read(path: Path) -> xr.DataArray:
     return frame(values, time=end, coordinates=locate(_coordinates, grid, path), attributes=attributes)
 
 
-READER = Reader("knmi_hdf5", detect, read_time, read)
+READER = single_frame_reader("knmi_hdf5", detect, read_time, read)
 
 
 @contextmanager

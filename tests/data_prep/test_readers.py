@@ -133,7 +133,7 @@ def test_the_time_is_that_of_the_header_whatever_the_file_is_called(
     tmp_path: Path, write: Any, time: str
 ) -> None:
     path = write(tmp_path / "199901010000.bin", np.zeros((2, 2)))
-    assert find_reader(path).read_time(path) == np.datetime64(time)
+    assert find_reader(path).read_times(path) == np.datetime64(time)
     assert read(path)["time"].values == np.datetime64(time, "ns")
 
 
@@ -146,7 +146,7 @@ def test_the_format_is_found_by_content_with_or_without_gzip(tmp_path: Path, wri
     other.write_bytes(gzip.decompress(content) if packed else gzip.compress(content))
     assert find_reader(path).name == find_reader(other).name == name
     assert read(path).identical(read(other))
-    assert get_reader(name).read(path).identical(read(path))
+    assert next(get_reader(name).read_frames(path, [0])).identical(read(path))
 
 
 def test_a_pgm_header_is_read_with_comments_anywhere_and_any_whitespace(tmp_path: Path) -> None:
@@ -215,7 +215,7 @@ def test_a_file_cut_short_is_refused_by_name(tmp_path: Path, write: Any, share: 
             read(cut)
         for reader in (knmi_hdf5.READER, fmi_pgm.READER):
             with pytest.raises(RefusedInput, match=f"cut-{name}"):
-                reader.read(cut)
+                next(reader.read_frames(cut, [0]))
 
 
 @pytest.mark.parametrize("extra", [-1, 1])

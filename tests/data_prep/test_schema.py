@@ -9,6 +9,7 @@ from data_prep.schema import (
     missing_from_clock,
     open_radar,
     open_store,
+    rain_array,
     time_step,
     validate,
 )
@@ -29,10 +30,19 @@ def test_the_pole_of_a_stereographic_grid_lies_at_the_pole():
     assert grid["crs"].attrs["grid_mapping_name"] == "polar_stereographic"
 
 
-@pytest.mark.parametrize("crs", ["EPSG:4326", "+proj=stere +lat_0=90 +units=km +type=crs"])
-def test_a_grid_in_degrees_or_kilometres_is_refused(crs):
-    with pytest.raises(RefusedInput, match="unit is the metre"):
-        map_coordinates(np.arange(3.0), np.arange(3.0), pyproj.CRS.from_user_input(crs))
+def test_a_grid_in_kilometres_is_refused():
+    crs = pyproj.CRS.from_user_input("+proj=stere +lat_0=90 +units=km +type=crs")
+    with pytest.raises(RefusedInput, match="projected and in metres"):
+        map_coordinates(np.arange(3.0), np.arange(3.0), crs)
+
+
+def test_a_frame_may_lie_on_a_grid_in_degrees_but_a_rain_array_may_not():
+    crs, x, y = pyproj.CRS.from_epsg(4326), np.array([5.0, 5.1]), np.array([52.0, 51.9, 51.8])
+    grid = map_coordinates(x, y, crs)
+    assert grid["lon"].values[2, 1] == pytest.approx(5.1)
+    assert grid["x"].attrs["units"] == "degrees_east"
+    with pytest.raises(RefusedInput, match="regrid"):
+        rain_array(np.zeros((1, 3, 2)), time=np.array([np.datetime64("2020-01-01")]), x=x, y=y, crs=crs)
 
 
 def test_the_step_of_a_clock_with_gaps_is_its_smallest_difference():
