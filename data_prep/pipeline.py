@@ -4,33 +4,49 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import time as timer
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import numpy as np
 import xarray as xr
 
-from data_prep import readers
-from data_prep.rain_rate import to_rain_rate
+from data_prep.assembly import Assembly, Plan
+from data_prep.frames import Batch, Conversion, Head, Row, Tally, load, sparse
+from data_prep.grid import Regrid
+from data_prep.parallel import Tasks, open_tasks
+from data_prep.quality import Quality, mark_cells, summarise
+from data_prep.report import Report
 from data_prep.sampling import GROUP, Sampling, refuse_small_grid, write_samples
 from data_prep.schema import (
     LARGEST_RATE,
-    PACKED_SCALE,
     RefusedInput,
     iso,
+    map_coordinates,
     minutes,
-    missing_from_clock,
+    open_frames,
     open_store,
     rain_array_on,
     time_step,
 )
+from data_prep.sources import Clock, Entry, Refusal, choose, find_files, read_headers
 from data_prep.splits import Splits, split_codes
-from data_prep.store import SHARD_FRAMES, About, Layout, lock, refuse_other_grid, write_frames
+from data_prep.store import About, Grid, Layout, create, lock, pack, unpack
 
 logger = logging.getLogger(__name__)
+
+LOAD_FRAMES = 6
+"""Frames that one task reads, out of files with one frame each; divides the frames of a shard."""
+LOAD_FRAMES_OF_ONE_FILE = 48
+"""Frames that one task reads out of a file with many, which may have to be read from its start each time."""
+SCAN_FILES = 64
+"""Files whose headers one task reads."""
 
 
 @dataclass(frozen=True)
@@ -40,12 +56,14 @@ class Recipe:
     Attributes:
         pattern: Which files below the source folder are radar frames (glob).
         reader: Name of the reader; the content of each file decides where none is named.
-        time_step_minutes: Step the archive must have, where it is to be checked.
+        time_step_minutes: Step of the archive's clock; the most frequent one where none is given.
+        longest_gap_days: Frames that a longer gap separates from most others are refused: their clock jumped.
         z_r_a: Coefficient a of Z = a R^b, for reflectivity.
         z_r_b: Exponent b of Z = a R^b.
-        largest_rate: Rates above are capped to this, mm/h.
-        unreadable: What to do with a file that cannot be read: stop, or leave a named gap.
-        layout: Chunks for random crops (``training``) or frame by frame (``archive``).
+        regrid: How frames come onto the grid of the store.
+        quality: What is capped, marked and masked.
+        layout: Chunks for random crops (``training``) or frame by frame (``archive``, for a store that grows
+            while it is read).
         about: What the store says of its data.
         splits: How time is dealt out to train, validation and test.
         sampling: How training windows are drawn; none are where this is null.
@@ -54,137 +72,139 @@ class Recipe:
     pattern: str = "**/*"
     reader: str | None = None
     time_step_minutes: float | None = None
+    longest_gap_days: float = 1000.0
     z_r_a: float = 200.0
     z_r_b: float = 1.6
-    largest_rate: float = 128.0
-    unreadable: Literal["refuse", "missing"] = "refuse"
+    regrid: Regrid = field(default_factory=Regrid)
+    quality: Quality = field(default_factory=Quality)
     layout: Layout = "training"
     about: About = field(default_factory=About)
     splits: Splits = field(default_factory=Splits)
     sampling: Sampling | None = field(default_factory=Sampling)
 
     def __post_init__(self) -> None:
-        if not 0 < self.largest_rate <= LARGEST_RATE:
-            raise RefusedInput(
-                f"largest_rate lies in (0, {LARGEST_RATE:g}] mm/h, what a store can hold",
-                came=self.largest_rate,
-                do="correct the prep configuration",
-            )
+        for name, value, largest in (
+            ("quality.largest_rate", self.quality.largest_rate, LARGEST_RATE),
+            ("time_step_minutes", self.time_step_minutes, 1440.0),
+            ("longest_gap_days", self.longest_gap_days, 36525.0),
+        ):
+            if value is not None and not 0 < value <= largest:
+                raise RefusedInput(
+                    f"{name} lies in (0, {largest:g}]", came=value, do="correct the prep configuration"
+                )
+
+    @property
+    def step(self) -> np.timedelta64 | None:
+        """Step of the clock, where it is given."""
+        if self.time_step_minutes is None:
+            return None
+        return np.timedelta64(round(self.time_step_minutes * 60), "s")
+
+    @property
+    def conversion(self) -> Conversion:
+        """The settings that a single frame needs."""
+        return Conversion(self.z_r_a, self.z_r_b, self.regrid, self.quality)
 
 
-class Entry(NamedTuple):
-    """A radar file and the time its header gives."""
-
-    time: np.datetime64
-    path: Path
-
-
-def prepare(source: str | Path, store: str | Path, recipe: Recipe) -> int:
+def prepare(
+    source: str | Path,
+    store: str | Path,
+    recipe: Recipe,
+    *,
+    scheduler: str | None = None,
+    threads: int | None = None,
+    now: np.datetime64 | None = None,
+) -> Report:
     """Turn a folder of radar files into a store, or append what is new to one.
 
     Args:
-        source: Folder of radar files.
+        source: Folder of radar files, or a Zarr archive.
         store: Zarr store to make or to append to.
         recipe: Settings.
+        scheduler: Address of a dask.distributed scheduler; threads of this process where none is given.
+        threads: How many; one for each core where none is given.
+        now: Frames later than this are refused; the time of this machine where none is given.
 
     Returns:
-        How many frames were written.
+        What was written, marked and refused. A frame that cannot be used is refused and the others kept.
 
     Raises:
-        RefusedInput: If the source is missing or holds no radar file, a file cannot be read, frames lie off
-            the clock, or the store holds another grid. Frames of earlier batches stay in the store.
+        RefusedInput: If the source is missing, no frame can be used, the store holds another grid or another
+            time step, or another process writes to it. What was committed before stays in the store.
     """
-    entries = scan(source, recipe)
-    first = load(entries[:1], recipe)
-    if recipe.sampling is not None:
-        refuse_small_grid(first, recipe.sampling)
-    with lock(store):
-        if Path(store).exists():
-            refuse_other_grid(store, first)
-        new = _not_stored(entries, store)
-        _refuse_off_clock([entry.time for entry in new], store, recipe)
-        written = 0
-        for batch in _batches(new, store):
-            frames = load(batch, recipe)
-            write_split_frames(store, frames, recipe)
-            written += frames.sizes["time"]
-            logger.info("%d of %d frames, to %s", written, len(new), iso(frames["time"].values[-1]))
-        return finish(store, recipe, written=written)
+    began, store = timer.monotonic(), Path(store)
+    report = Report(str(source), str(store))
+    with lock(store), open_tasks(scheduler, threads=threads) as tasks:
+        files = list(_changed(find_files(source, recipe.pattern), Path(source), store))
+        found = _scan(files, recipe, tasks, report)
+        entries, clock = _choose(found, store, recipe, now or np.datetime64("now"), report)
+        entries = _after_store(entries, store, report)
+        report.files = len({entry.path for entry in entries})
+        plan = _plan(recipe, clock, len(entries), partial(_name, Path(source)))
+        assembly = Assembly(store, plan, tasks, report)
+        for batch in _loading(entries, recipe.conversion, tasks):
+            assembly.add(batch)
+        assembly.finish()
+        _finish(store, recipe, report)
+    report.seconds = timer.monotonic() - began
+    return report
 
 
-def prepare_arrays(arrays: Iterator[xr.DataArray], store: str | Path, recipe: Recipe) -> int:
-    """As `prepare`, from rain arrays that come in order of time (synthetic rain, another archive)."""
-    written = 0
-    with lock(store):
+def prepare_arrays(arrays: Iterator[xr.DataArray], store: str | Path, recipe: Recipe) -> Report:
+    """As `prepare`, from rain arrays that come in order of time (synthetic rain, another archive).
+
+    Raises:
+        RefusedInput: As `prepare`, and if rates are negative or beyond what a store can hold.
+    """
+    began, store = timer.monotonic(), Path(store)
+    report = Report("arrays", str(store))
+    with lock(store), open_tasks(threads=1) as tasks:
+        assembly = None
         for array in arrays:
             if recipe.sampling is not None:
                 refuse_small_grid(array, recipe.sampling)
-            write_split_frames(store, array, recipe)
-            written += array.sizes["time"]
-        return finish(store, recipe, written=written)
+            batch = batch_of(array, recipe.quality)
+            if assembly is None:
+                clock = _clock_of(array, store, recipe)
+                assembly = Assembly(store, _plan(recipe, clock, 0, lambda row: row.entry.path), tasks, report)
+            assembly.add(tasks.submit(lambda: batch))  # noqa: B023 (called before the next one comes)
+            if report.refused:
+                raise RefusedInput(
+                    "a store holds one grid", came=report.refused[0].reason, do="prepare into a new store"
+                )
+        if assembly is not None:
+            assembly.finish()
+        _finish(store, recipe, report)
+    report.seconds = timer.monotonic() - began
+    return report
 
 
-def scan(source: str | Path, recipe: Recipe) -> list[Entry]:
-    """The radar files of a folder in order of the time in their headers.
+def _clock_of(array: xr.DataArray, store: Path, recipe: Recipe) -> Clock:
+    times = open_store(store)["time"].values if store.exists() else array["time"].values
+    return Clock(recipe.step or time_step(times), times[0])
 
-    Raises:
-        RefusedInput: If there is no folder, no file matches, or two files hold the same time.
-    """
-    source = Path(source)
-    if not source.is_dir():
-        raise RefusedInput("--source is a folder of radar files", came=source, do="give an existing folder")
-    paths = sorted(path for path in source.glob(recipe.pattern) if path.is_file())
-    if not paths:
+
+def batch_of(array: xr.DataArray, quality: Quality) -> Batch:
+    """A rain array as frames ready to be stored."""
+    if bool((array < 0).any()) or bool((array > LARGEST_RATE).any()):
         raise RefusedInput(
-            f"one or more files in --source match the pattern {recipe.pattern}",
-            came=f"none in {source}",
-            do="correct --source or the pattern in the prep configuration",
+            f"rain rates in a store lie between 0 and {LARGEST_RATE:g} mm/h",
+            came=f"{float(array.min()):g} to {float(array.max()):g}",
+            do="cap or repair them before",
         )
-    entries = sorted(entry for path in paths for entry in _entry(path, recipe))
-    for time, group in groupby(entries, key=lambda entry: entry.time):
-        same = list(group)
-        if len(same) > 1:
-            raise RefusedInput(
-                "one file holds one time",
-                came=f"{iso(time)} in {same[0].path.name} and {same[1].path.name}",
-                do="narrow the pattern in the prep configuration",
-            )
-    return entries
-
-
-def load(entries: list[Entry], recipe: Recipe) -> xr.DataArray:
-    """Read files into one rain array, mm/h, with the very values that a store of them holds.
-
-    Raises:
-        RefusedInput: If a file cannot be read (unless the recipe leaves a gap) or lies on another grid.
-    """
-    frames = [frame for entry in entries for frame in _readable(entry.path, recipe)]
-    if not frames:
-        raise RefusedInput(
-            "one or more files can be read", came=f"none of {len(entries)}", do="look at the warnings above"
-        )
-    first = frames[0]
-    for frame in frames[1:]:
-        if frame.shape != first.shape or not (
-            np.array_equal(frame["x"], first["x"]) and np.array_equal(frame["y"], first["y"])
-        ):
-            raise RefusedInput(
-                "all frames of an archive lie on one grid",
-                came=f"{frame.attrs['source_file']} with {frame.shape}, {first.attrs['source_file']} with "
-                f"{first.shape}",
-                do="narrow the pattern in the prep configuration",
-            )
-    coordinates = {name: first[name] for name in ("y", "x", "lat", "lon", "crs")}
-    # In the steps of the store, so that a live frame is what the archive would hold.
-    steps = (np.rint(frame.values.astype(np.float64) / PACKED_SCALE) for frame in frames)
-    values = np.stack([(count * PACKED_SCALE).astype(np.float32) for count in steps])
-    return rain_array_on(values, time=np.array([f["time"].values for f in frames]), coordinates=coordinates)
+    rows, cells = [], []
+    for values, time in zip(array.values, array["time"].values, strict=True):
+        marks = mark_cells(values, quality)
+        entry = Entry(int(time.astype("datetime64[ns]").astype(np.int64)), array.name or "", 0, "array")
+        rows.append(Row(entry, "array", summarise(values, marks)))
+        cells.append(sparse(marks))
+    return Batch(Head(rows, Grid.of(array), [], Tally()), pack(array.values), cells)
 
 
 def read_latest(
     source: str | Path, recipe: Recipe, *, frames: int, time: np.datetime64 | None = None
 ) -> xr.DataArray:
-    """The last frames of a folder of radar files, as a rain array.
+    """The last frames of a folder of radar files, as a rain array with the very values a store would hold.
 
     Args:
         source: Folder of radar files.
@@ -193,10 +213,16 @@ def read_latest(
         time: Time of the last of them; the newest file's where none is given.
 
     Raises:
-        RefusedInput: As `scan` and `load`, and if no file has the time.
+        RefusedInput: If the source holds no usable frame, no file has the time, or one of the frames is
+            lacking or cannot be read.
     """
-    entries = scan(source, recipe)
-    times = np.array([entry.time for entry in entries], dtype="datetime64[ns]")
+    report = Report(str(source), "")
+    with open_tasks() as tasks:
+        found = _scan(find_files(source, recipe.pattern), recipe, tasks, report)
+    entries, clock = _choose(found, None, recipe, np.datetime64("now"), report)
+    for refusal in report.refused:
+        logger.warning("left out: %s (%s)", refusal.file, refusal.reason)
+    times = np.array([entry.stamp for entry in entries])
     last = times[-1] if time is None else time
     if last not in times:
         raise RefusedInput(
@@ -204,114 +230,167 @@ def read_latest(
             came=iso(last),
             do="choose the time of a file",
         )
-    step = _step(recipe) if recipe.time_step_minutes is not None else time_step(times)
-    wanted = last - step * np.arange(frames)
+    wanted = last - clock.step * np.arange(frames)
     lacking = np.setdiff1d(wanted, times)
     if lacking.size:
         raise RefusedInput(
-            f"a context is {frames} frames every {minutes(step):g} min without a gap up to {iso(last)}",
+            f"a context is {frames} frames every {minutes(clock.step):g} min without a gap up to {iso(last)}",
             came=f"no file of {', '.join(iso(gap) for gap in lacking)}",
             do="choose a time after the gap",
         )
-    return load([entry for entry in entries if entry.time in wanted], recipe)
-
-
-def write_split_frames(store: str | Path, frames: xr.DataArray, recipe: Recipe) -> None:
-    """Write one batch with the split of each frame."""
-    codes = split_codes(frames["time"].values, recipe.splits)
-    dataset = frames.to_dataset().assign_coords(split=("time", codes))
-    write_frames(store, dataset, about=recipe.about, layout=recipe.layout, recipe=json.dumps(asdict(recipe)))
-
-
-def finish(store: str | Path, recipe: Recipe, *, written: int) -> int:
-    """Draw the sample index anew where frames came or there is none, and report."""
-    if recipe.sampling is not None and (written or not (Path(store) / GROUP).exists()):
-        count = write_samples(store, recipe.sampling)
-        hint = f" (one needs {recipe.sampling.frames} frames of one split without a gap)" if not count else ""
-        logger.info("%d sampled windows%s", count, hint)
-    return written
-
-
-def _entry(path: Path, recipe: Recipe) -> list[Entry]:
-    """The file with its time, or nothing where the recipe leaves unreadable files out."""
-    try:
-        reader = readers.get_reader(recipe.reader) if recipe.reader else readers.find_reader(path)
-        return [Entry(time, path) for time in reader.read_times(path)]
-    except RefusedInput as error:
-        return _leave_gap(error, recipe)
-
-
-def _readable(path: Path, recipe: Recipe) -> list[xr.DataArray]:
-    """The rain rate of a file, or nothing where the recipe leaves unreadable files out."""
-    try:
-        reader = readers.get_reader(recipe.reader) if recipe.reader else readers.find_reader(path)
-        rate = to_rain_rate(next(iter(reader.read_frames(path, [0]))), z_r_a=recipe.z_r_a, z_r_b=recipe.z_r_b)
-        _refuse_senseless(rate, path)
-    except RefusedInput as error:
-        return _leave_gap(error, recipe)
-    return [rate.clip(max=recipe.largest_rate, keep_attrs=True).assign_attrs(source_file=path.name)]
-
-
-def _step(recipe: Recipe) -> np.timedelta64:
-    """The time step that a recipe gives."""
-    return np.timedelta64(round((recipe.time_step_minutes or 0) * 60), "s")
-
-
-def _leave_gap(error: RefusedInput, recipe: Recipe) -> list:
-    if recipe.unreadable == "refuse":
-        raise error
-    logger.warning("left out: %s", error)
-    return []
-
-
-def _refuse_senseless(rate: xr.DataArray, path: Path) -> None:
-    """Refuse a frame with rates that no rain has, which packing would turn into others."""
-    if bool((rate < 0).any()) or bool(np.isinf(rate).any()):
+    batch = load([entry for entry in entries if entry.stamp in wanted], recipe.conversion)
+    if batch.head.refused or batch.head.grid is None:
         raise RefusedInput(
-            "rain rates are finite and not negative",
-            came=f"{path} with {float(rate.min()):g} to {float(rate.max()):g} mm/h",
-            do="look at the calibration in its header, or leave it out",
+            "every frame of a context can be read", came=batch.head.refused[0].reason, do="fetch it again"
         )
+    return _as_rain_array(batch)
 
 
-def _not_stored(entries: list[Entry], store: str | Path) -> list[Entry]:
-    """Entries later than the store's last frame; says which earlier ones are not in it."""
-    if not Path(store).exists():
-        return entries
-    stored = open_store(store)["time"].values
-    late = [entry for entry in entries if entry.time < stored[-1] and entry.time not in stored]
-    if late:
-        logger.warning(
-            "%d frame(s) before the end of %s are not in it and stay out, first %s (%s): "
-            "prepare into a new store to include them",
-            len(late), store, iso(late[0].time), late[0].path.name,
-        )  # fmt: skip
-    return [entry for entry in entries if entry.time > stored[-1]]
+def _as_rain_array(batch: Batch) -> xr.DataArray:
+    import pyproj
+
+    grid = batch.head.grid
+    assert grid is not None
+    coordinates = map_coordinates(grid.x, grid.y, pyproj.CRS.from_wkt(grid.crs_wkt))
+    times = np.array([row.entry.stamp for row in batch.head.rows])
+    return rain_array_on(unpack(batch.packed), time=times, coordinates=coordinates)
 
 
-def _refuse_off_clock(times: list[np.datetime64], store: str | Path, recipe: Recipe) -> None:
-    """Refuse, before anything is written, times that one regular clock cannot hold."""
-    if not times:
+def _changed(files: list[str], source: Path, store: Path) -> Iterator[str]:
+    """Files that are not in the store already, or have changed since: the headers of others are not read."""
+    frames = open_frames(store) if store.exists() else None
+    if frames is None:
+        yield from files
         return
-    known: Any = open_store(store)["time"].values if Path(store).exists() else []
-    every = np.array([*known, *times], dtype="datetime64[ns]")
-    step = time_step(every)
-    if recipe.time_step_minutes not in (None, minutes(step)):
+    known, written = set(frames["source"].values.tolist()), (store / "zarr.json").stat().st_mtime
+    for file in files:
+        name = _relative(file, source)
+        if name not in known or Path(file).is_dir() or os.stat(file).st_mtime >= written:
+            yield file
+
+
+def _relative(file: str, source: Path) -> str:
+    path = Path(file)
+    return str(path.relative_to(source)) if path != source and path.is_relative_to(source) else path.name
+
+
+def _name(source: Path, row: Row) -> str:
+    """What a store calls the file of a frame; in a file with many, with the frame's number."""
+    return _relative(row.entry.path, source) + (f"#{row.entry.number}" if row.entry.number else "")
+
+
+def _scan(files: list[str], recipe: Recipe, tasks: Tasks, report: Report) -> list[Entry]:
+    """The frames in some files."""
+    parts = [files[first : first + SCAN_FILES] for first in range(0, len(files), SCAN_FILES)]
+    futures = [tasks.submit(read_headers, part, recipe.reader) for part in parts]
+    entries: list[Entry] = []
+    for future in futures:
+        some, refused = tasks.fetch(future, tuple)
+        entries += some
+        report.refuse(refused)
+    return entries
+
+
+def _choose(
+    entries: list[Entry], store: Path | None, recipe: Recipe, now: np.datetime64, report: Report
+) -> tuple[list[Entry], Clock]:
+    """One frame for each time of one clock."""
+    stored = np.array([], dtype="datetime64[ns]")
+    step = recipe.step
+    if store is not None and store.exists():
+        dataset = open_store(store)
+        stored = dataset["time"].values
+        held = np.timedelta64(round(dataset.attrs["time_step_minutes"] * 60), "s")
+        if step is not None and step != held:
+            raise RefusedInput(
+                f"a store keeps its time step, here {minutes(held):g} min",
+                came=f"time_step_minutes = {minutes(step):g}",
+                do="prepare into a new store",
+            )
+        step = held
+    elif not entries:
+        reason = f"{report.refused[0].file}: {report.refused[0].reason}" if report.refused else "nothing"
         raise RefusedInput(
-            f"the smallest step between frames is time_step_minutes = {recipe.time_step_minutes:g} min",
-            came=f"{minutes(step):g} min",
-            do="correct time_step_minutes or the pattern in the prep configuration",
-        )
-    missing = missing_from_clock(every, step)
-    if missing.size:
-        logger.warning("%d time(s) without a frame, first %s", missing.size, iso(missing[0]))
+            "one or more files can be read", came=f"none of {len(report.refused)}, first {reason}",
+            do="look at the report, or correct the pattern and the reader in the prep configuration",
+        )  # fmt: skip
+    gap = np.timedelta64(round(recipe.longest_gap_days * 86400), "s")
+    kept, refused, clock = choose(entries, step=step, stored=stored, now=now, longest_gap=gap)
+    report.refuse(refused)
+    return kept, clock
 
 
-def _batches(entries: list[Entry], store: str | Path) -> Iterator[list[Entry]]:
-    """Entries in batches that end where the shards of the store end."""
-    stored = open_store(store).sizes["time"] if Path(store).exists() else 0
-    first = SHARD_FRAMES - stored % SHARD_FRAMES
-    cuts = [0, *range(first, len(entries), SHARD_FRAMES), len(entries)]
-    for start, stop in zip(cuts, cuts[1:], strict=False):
-        if stop > start:
-            yield entries[start:stop]
+def _after_store(entries: list[Entry], store: Path, report: Report) -> list[Entry]:
+    """Frames later than the store's last; earlier ones that it lacks are refused."""
+    if not store.exists():
+        return entries
+    stored = open_store(store)["time"].values.astype("datetime64[ns]").astype(np.int64)
+    known, last = set(stored.tolist()), int(stored[-1])
+    late = "it comes late, before the end of the store: prepare into a new store to include it"
+    report.refuse(
+        [Refusal(e.path, iso(e.stamp), late) for e in entries if e.time < last and e.time not in known]
+    )
+    return [entry for entry in entries if entry.time > last]
+
+
+def _plan(recipe: Recipe, clock: Clock, frames: int, name: Any) -> Plan:
+    settings = json.dumps(asdict(recipe))
+
+    def make(path: Path, grid: Grid, first: np.datetime64) -> None:
+        if recipe.sampling is not None:
+            shape = xr.DataArray(np.broadcast_to(np.uint8(0), (grid.y.size, grid.x.size)), dims=("y", "x"))
+            refuse_small_grid(shape, recipe.sampling)
+        create(path, grid, clock=clock, first=first, about=recipe.about, layout=recipe.layout, recipe=settings)
+
+    split = partial(split_codes, splits=recipe.splits)
+    return Plan(make, split, recipe.quality, name, clock, frames)
+
+
+def _loading(entries: list[Entry], conversion: Conversion, tasks: Tasks) -> Iterator[Any]:
+    """Batches in order, a few more of them under way than there are workers."""
+    ahead: deque[Any] = deque()
+    for part in _parts(entries):
+        ahead.append(tasks.submit(load, part, conversion))
+        if len(ahead) > tasks.workers:
+            yield ahead.popleft()
+    yield from ahead
+
+
+def _parts(entries: list[Entry]) -> Iterator[list[Entry]]:
+    """Entries in the portions that one task reads."""
+    part: list[Entry] = []
+    for _, group in groupby(entries, key=lambda entry: entry.path):
+        of_file = list(group)
+        if len(of_file) > 1:
+            if part:
+                yield part
+                part = []
+            yield from (
+                of_file[first : first + LOAD_FRAMES_OF_ONE_FILE]
+                for first in range(0, len(of_file), LOAD_FRAMES_OF_ONE_FILE)
+            )
+            continue
+        part += of_file
+        if len(part) == LOAD_FRAMES:
+            yield part
+            part = []
+    if part:
+        yield part
+
+
+def _finish(store: Path, recipe: Recipe, report: Report) -> None:
+    """Draw the sample index where frames came or there is none, and say what the store holds."""
+    if not store.exists():
+        reason = f"{report.refused[0].file}: {report.refused[0].reason}" if report.refused else "no frame"
+        raise RefusedInput(
+            "one or more frames can be used", came=f"none of {len(report.refused)}, first {reason}",
+            do="look at the files, or correct the prep configuration",
+        )  # fmt: skip
+    if recipe.sampling is not None and (report.written or not (store / GROUP).exists()):
+        report.windows = write_samples(store, recipe.sampling)
+    dataset = open_store(store)
+    times = dataset["time"].values
+    report.frames, report.first, report.last = times.size, iso(times[0]), iso(times[-1])
+    report.time_step_minutes = float(dataset.attrs["time_step_minutes"])
+    report.grid = str(Grid.of(dataset["rainfall_rate"]))
+    report.missing_times = [iso(gap) for gap in dataset["missing_times"].values]

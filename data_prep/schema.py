@@ -11,6 +11,7 @@ regular clock for which there is no frame), and with what `REQUIRED_ATTRIBUTES` 
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,8 @@ import pyproj
 import xarray as xr
 
 VARIABLE = "rainfall_rate"
+FRAMES_GROUP = "frames"
+"""Group of a store that tells where each frame came from and what was noticed."""
 PACKED_SCALE = 0.01
 """mm/h for one step of the packed uint16."""
 PACKED_MISSING = 65535
@@ -49,6 +52,17 @@ class RefusedInput(ValueError):
 
     def __init__(self, rule: str, *, came: object, do: str) -> None:
         super().__init__(" ".join(f"{rule}; came: {came}; {do}".split()))
+
+
+def refuse_less(settings: dict[str, int], *, than: int) -> None:
+    """Refuse settings below a number.
+
+    Raises:
+        RefusedInput: If one is.
+    """
+    for name, value in settings.items():
+        if value < than:
+            raise RefusedInput(f"{name} is {than} or more", came=value, do="correct the configuration")
 
 
 def crs_variable(crs: pyproj.CRS) -> xr.DataArray:
@@ -101,8 +115,7 @@ def map_coordinates(x: np.ndarray, y: np.ndarray, crs: pyproj.CRS) -> dict[str, 
             do="convert the projection and the coordinates in the reader",
         )
     x, y = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
-    transformer = pyproj.Transformer.from_crs(crs, crs.geodetic_crs, always_xy=True)
-    longitude, latitude = transformer.transform(*np.meshgrid(x, y))
+    longitude, latitude = _geolocation(x.tobytes(), y.tobytes(), crs)
     return {
         "y": xr.DataArray(y, dims="y", attrs=_axis("y", crs)),
         "x": xr.DataArray(x, dims="x", attrs=_axis("x", crs)),
@@ -114,6 +127,15 @@ def map_coordinates(x: np.ndarray, y: np.ndarray, crs: pyproj.CRS) -> dict[str, 
         ),
         "crs": crs_variable(crs),
     }
+
+
+@lru_cache(maxsize=2)
+def _geolocation(x: bytes, y: bytes, crs: pyproj.CRS) -> tuple[np.ndarray, np.ndarray]:
+    """Longitude and latitude of cell centres, shape (Y, X); kept, because they take longer than a frame."""
+    transformer = pyproj.Transformer.from_crs(crs, crs.geodetic_crs, always_xy=True)
+    longitude, latitude = transformer.transform(*np.meshgrid(np.frombuffer(x), np.frombuffer(y)))
+    longitude.flags.writeable = latitude.flags.writeable = False
+    return longitude, latitude
 
 
 def _axis(name: str, crs: pyproj.CRS) -> dict[str, str]:
@@ -247,6 +269,20 @@ def open_radar(path: str | Path) -> xr.DataArray:
     dataset = open_store(path)
     cited = {name: dataset.attrs[name] for name in ("institution", "license") if name in dataset.attrs}
     return dataset[VARIABLE].assign_attrs(cited)
+
+
+def open_frames(path: str | Path) -> xr.Dataset | None:
+    """Where each frame of a store came from and what was noticed; nothing for a store that does not tell.
+
+    Returns:
+        ``source``, ``reader``, the numbers of `data_prep.quality.FrameSummary` and ``marks`` along ``time``,
+        and ``quality (time, y, x)``; for the frames that are committed.
+    """
+    if not (Path(path) / FRAMES_GROUP / "zarr.json").is_file():
+        return None
+    count = open_store(path).sizes["time"]
+    frames = xr.open_zarr(path, group=FRAMES_GROUP, chunks=None, consolidated=False)
+    return frames.isel(time=slice(0, count))
 
 
 def validate(dataset: xr.Dataset) -> list[str]:

@@ -10,6 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+from nowcast.terminal import explain, set_up_logging
+
 DONE, REFUSED, WRONG_USAGE = 0, 1, 2
 
 
@@ -27,15 +29,21 @@ def demo(out: str = "out/demo", train_seconds: float = 75.0, seed: int = 1) -> i
     return DONE
 
 
-def check(path: str) -> int:
+def check(path: str, mlcast: bool = False) -> int:  # noqa: FBT001, FBT002
     """Check a radar store or a forecast file: contract, range and gaps.
 
     Args:
         path: RADAR.zarr or FORECAST.nc.
+        mlcast: Ask the validator of the MLCast specification about the store, too.
     """
     from nowcast.checks import check_forecast, check_store
 
     facts, findings = check_forecast(path) if path.endswith(".nc") else check_store(path)
+    if mlcast:
+        from data_prep.mlcast import mlcast_findings
+
+        failures, warnings = mlcast_findings(path)
+        facts, findings = [*facts, *warnings], [*findings, *failures]
     print(*facts, *(f"FINDING: {line}" for line in findings), sep="\n")
     print(f"{path}: {len(findings)} finding(s)" if findings else f"{path}: good")
     return REFUSED if findings else DONE
@@ -181,6 +189,23 @@ def export(checkpoint: str, output: str) -> int:
     return _write_weights(output, *load_network(checkpoint))
 
 
+def export_samples(
+    store: str, output: str, split: Literal["train", "validation", "test"] | None = None
+) -> int:  # fmt: skip
+    """Write the sample index of a store for MLCast: a CSV or parquet file, or a CSV in a folder.
+
+    Args:
+        store: RADAR.zarr.
+        output: File to write, *.csv or *.parquet, or a folder, for a CSV with the parameters in its name.
+        split: Windows to write; all by default.
+    """
+    from data_prep.mlcast import export_samples
+
+    path, count = export_samples(store, output, split)
+    print(f"{path}: {count} window(s)")
+    return DONE
+
+
 def import_ocf(
     file: list[str], output: str, lead_steps: int | None = None, grid_spacing: float = 1000.0,
     time_step_minutes: float = 5.0,
@@ -222,13 +247,15 @@ def doctor(argv: Sequence[str]) -> int:
     return REFUSED if findings else DONE
 
 
-def prep(source: str, store: str, recipe: Callable[[], Any]) -> int:
+def prep(settings: Any, recipe: Callable[[], Any]) -> int:
     """Turn a folder of radar files into a store, or append what is new to one."""
     from data_prep.pipeline import prepare
 
-    written = prepare(source, store, recipe())
-    print(f"{store}: {written} new frame(s)")
-    return DONE
+    where = {"scheduler": settings.scheduler, "threads": settings.threads}
+    report = prepare(settings.source, settings.store, recipe(), **where)
+    print(report.as_text())
+    Path(settings.report or f"{settings.store.rstrip('/')}.report.json").write_text(report.as_json())
+    return REFUSED if settings.strict and report.refused else DONE
 
 
 def train(argv: Sequence[str]) -> int:
@@ -244,9 +271,11 @@ def train(argv: Sequence[str]) -> int:
 
 COMMANDS: dict[str, Callable[..., int]] = {
     "demo": demo, "prep": prep, "check": check, "train": train, "forecast": forecast, "verify": verify,
-    "plot": plot, "export": export, "import-ocf": import_ocf, "doctor": doctor,
+    "plot": plot, "export": export, "export-samples": export_samples, "import-ocf": import_ocf, "doctor": doctor,
 }  # fmt: skip
-POSITIONAL = {"check": "path", "plot": "forecast", "export": "checkpoint", "import-ocf": "file"}
+POSITIONAL = {
+    "check": "path", "plot": "forecast", "export": "checkpoint", "export-samples": "store", "import-ocf": "file",
+}  # fmt: skip
 """The argument that is given without an option's name."""
 
 
@@ -271,7 +300,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     try:
         run = PARSERS.get(name, _parse_signature)(name, rest)
-        _set_up_logging()
+        set_up_logging()
         return run()
     except SystemExit as stop:  # argparse: help and usage errors
         return stop.code if isinstance(stop.code, int) else WRONG_USAGE
@@ -281,24 +310,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:  # noqa: BLE001 (whatever it is, the user gets one line; --debug shows the rest)
         if debug:
             raise
-        print(f"nowcast {name}: {_explain(error)}", file=sys.stderr)
+        print(f"nowcast {name}: {explain(error)}", file=sys.stderr)
         return REFUSED
-
-
-def _explain(error: Exception) -> str:
-    """One line on what went wrong: rule, what came, what to do."""
-    from data_prep.schema import RefusedInput
-
-    if isinstance(error, RefusedInput):
-        return str(error)
-    came = f"{type(error).__name__}: {error}"
-    if isinstance(error, OSError):
-        return str(
-            RefusedInput("files can be read and written", came=came, do="check paths, rights and room")
-        )
-    return str(
-        RefusedInput("the command ends without an error", came=came, do="--debug shows where it arose")
-    )
 
 
 def read_recipe(path: str) -> Any:
@@ -333,7 +346,7 @@ def _parse_recipe(name: str, argv: Sequence[str]) -> Callable[[], int]:  # noqa:
     """Parse the options of ``prep``, which are those of a recipe."""
     parser = _recipe_parser()
     settings = parser.parse_args(argv)
-    return partial(prep, settings.source, settings.store, lambda: _as_recipe(parser, settings))
+    return partial(prep, settings, lambda: _as_recipe(parser, settings))
 
 
 def _pass_on(name: str, argv: Sequence[str]) -> Callable[[], int]:
@@ -355,6 +368,10 @@ def _recipe_parser(*, required: bool = True) -> Any:
     parser.add_argument("--config", action="config", help="Prep configuration, as in configs/prep.")
     parser.add_argument("--source", type=str, required=required, help="Folder of radar files.")
     parser.add_argument("--store", type=str, required=required, help="Zarr store to make or to append to.")
+    parser.add_argument("--report", type=str, help="Report file (JSON); STORE.report.json by default.")
+    parser.add_argument("--strict", type=bool, default=False, help="Exit with 1 if anything was refused.")
+    parser.add_argument("--scheduler", type=str, help="Address of a dask scheduler to work on its cluster.")
+    parser.add_argument("--threads", type=int, help="Threads to work with; one for each core by default.")
     parser.add_class_arguments(Recipe)
     return parser
 
@@ -415,16 +432,6 @@ def _help() -> str:
 
 def _summary(command: Callable[..., int]) -> str:
     return (command.__doc__ or "").strip().splitlines()[0]
-
-
-def _set_up_logging() -> None:
-    """Plain lines; on a terminal with time and colour."""
-    if sys.stderr.isatty():
-        from rich.logging import RichHandler
-
-        logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[RichHandler(show_path=False)])
-    else:
-        logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
 
 
 PARSERS = {"prep": _parse_recipe, "train": _pass_on, "doctor": _pass_on}

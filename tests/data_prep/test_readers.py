@@ -170,7 +170,7 @@ def test_frames_of_one_grid_share_their_coordinates_and_cannot_spoil_them(tmp_pa
 
 
 def test_an_unknown_reader_is_refused_with_the_names_there_are() -> None:
-    with pytest.raises(RefusedInput, match="knmi_hdf5, fmi_pgm"):
+    with pytest.raises(RefusedInput, match="knmi_hdf5, odim_hdf5, fmi_pgm"):
         get_reader("odim")
 
 
@@ -359,7 +359,7 @@ def test_a_plug_in_adds_a_reader_and_a_broken_one_is_left_out(
     readers._readers.cache_clear()
     try:
         assert get_reader("again") is fmi_pgm.READER
-        with pytest.raises(RefusedInput, match="fmi_pgm, again"):
+        with pytest.raises(RefusedInput, match="deepmind_tfrecord, again"):
             get_reader("broken")
     finally:
         readers._readers.cache_clear()
@@ -454,8 +454,28 @@ def test_a_real_file_cut_short_is_refused_by_name(
 
 @pytest.mark.radar
 @pytest.mark.parametrize(
-    "name", ["opera/20180824", "bom/prcp-c10/66/2020/10/31", "mch/20150515", "mrms/2019/06/10", "openmrg"]
+    ("pattern", "name"),
+    [
+        ("knmi/2010/08/*.h5", "knmi_hdf5"),
+        ("fmi/pgm/20170509/*", "fmi_pgm"),
+        ("fmi/geotiff/20170509/*", "fmi_geotiff"),
+        ("mch/*/*.gif", "mch_gif"),
+        ("opera/20180824/*", "odim_hdf5"),
+        ("bom/**/*.nc", "cf_grid"),
+        ("mrms/**/*.grib2", "mrms_grib2"),
+        ("meteonet/r*_NW_*.npz", "meteonet_npz"),
+        ("openmrg/*", "cf_grid"),
+        ("dwd/*/*", "radolan"),
+        ("metoffice/*.nimrod", "nimrod"),
+        ("metoffice/*.nc", "cf_grid"),
+    ],
 )
-def test_files_of_other_providers_are_of_unknown_format(radar_data: Path, name: str) -> None:
-    with pytest.raises(RefusedInput, match="known format"):
-        find_reader(min((radar_data / name).iterdir()))
+def test_the_content_of_every_file_tells_its_reader(
+    radar_data: Path, tmp_path: Path, pattern: str, name: str
+) -> None:
+    paths = sorted(radar_data.glob(pattern))[:8]
+    assert {find_reader(path).name for path in paths} == {name}
+    disguised = tmp_path / "a.dat"
+    shutil.copyfile(paths[0], disguised)
+    assert find_reader(disguised).name == name
+
