@@ -22,7 +22,7 @@ from data_prep.frames import Batch, Conversion, Head, Row, Tally, load, sparse
 from data_prep.grid import Regrid
 from data_prep.parallel import Tasks, open_tasks
 from data_prep.quality import Quality, mark_cells, summarise
-from data_prep.report import Report
+from data_prep.report import Report, gaps_of
 from data_prep.sampling import GROUP, Sampling, refuse_small_grid, write_samples
 from data_prep.schema import (
     LARGEST_RATE,
@@ -393,4 +393,5 @@ def _finish(store: Path, recipe: Recipe, report: Report) -> None:
     report.frames, report.first, report.last = times.size, iso(times[0]), iso(times[-1])
     report.time_step_minutes = float(dataset.attrs["time_step_minutes"])
     report.grid = str(Grid.of(dataset["rainfall_rate"]))
-    report.missing_times = [iso(gap) for gap in dataset["missing_times"].values]
+    step = np.timedelta64(round(report.time_step_minutes * 60), "s")
+    report.gaps = gaps_of(dataset["missing_times"].values, step)

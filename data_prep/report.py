@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -16,6 +17,27 @@ from data_prep.sources import Refusal
 
 SHOWN = 10
 """Lines of one kind in the text; the JSON holds all."""
+
+
+class Gap(NamedTuple):
+    """Consecutive times of the clock without a frame: the first, the last, and how many."""
+
+    first: str
+    last: str
+    times: int
+
+
+def gaps_of(missing: np.ndarray, step: np.timedelta64) -> list[Gap]:
+    """The gaps that some missing times make.
+
+    Args:
+        missing: Times without a frame, datetime64, increasing.
+        step: Of the clock.
+    """
+    if missing.size == 0:
+        return []
+    runs = np.split(missing, np.flatnonzero(np.diff(missing) > step) + 1)
+    return [Gap(iso(run[0]), iso(run[-1]), run.size) for run in runs]
 
 
 @dataclass
@@ -35,7 +57,7 @@ class Report:
         readers: Frames written, by reader.
         refused: What is not in the store, and why.
         marked: Frames written that were marked: time and marks.
-        missing_times: Times of the clock without a frame.
+        gaps: Times of the clock without a frame.
         windows: Sampled training windows in the store.
         tally: Of the written frames as they were read.
         seconds: How long it took.
@@ -53,7 +75,7 @@ class Report:
     readers: Counter = field(default_factory=Counter)
     refused: list[Refusal] = field(default_factory=list)
     marked: list[tuple[str, list[str]]] = field(default_factory=list)
-    missing_times: list[str] = field(default_factory=list)
+    gaps: list[Gap] = field(default_factory=list)
     windows: int | None = None
     tally: Tally = field(default_factory=Tally)
     seconds: float = 0.0
@@ -76,6 +98,7 @@ class Report:
         content = vars(self) | {
             "refused": [refusal._asdict() for refusal in self.refused],
             "marked": [{"time": time, "marks": marks} for time, marks in self.marked],
+            "gaps": [gap._asdict() for gap in self.gaps],
             "tally": self.tally._asdict(),
         }
         return json.dumps(content, indent=1)
@@ -100,7 +123,7 @@ class Report:
             )
         if self.windows is not None:
             lines.append(f"{self.windows} sampled windows")
-        lines += self._counted("time(s) without a frame", self.missing_times)
+        lines += self._counted("gap(s)", [f"{g.first} to {g.last}, {g.times} time(s)" for g in self.gaps])
         kinds = Counter(mark for _, marks in self.marked for mark in marks)
         for kind, count in kinds.items():
             first = next(time for time, marks in self.marked if kind in marks)

@@ -37,6 +37,8 @@ RATE_UNITS = ("kg m-2 h-1", "mm h-1", "mm/h")
 REQUIRED_ATTRIBUTES = ("Conventions", "title", "license", "source", "history", "consistent_timestep_start")
 SPLITS = ("train", "validation", "test", "guard")
 """Values of the coordinate ``split(time)``, by code. Frames of ``guard`` belong to no split."""
+ROWS_AT_ONCE = 256
+"""Rows of a grid that are projected at a time."""
 GEOLOCATION_TOLERANCE = 1e-4
 """Degrees by which stored latitude and longitude may differ from what the CRS says."""
 
@@ -97,7 +99,7 @@ def crs_of(array: xr.DataArray | xr.Dataset) -> pyproj.CRS:
 
 
 def map_coordinates(x: np.ndarray, y: np.ndarray, crs: pyproj.CRS) -> dict[str, xr.DataArray]:
-    """The spatial coordinates of a grid: ``x, y, lat, lon, crs``.
+    """The spatial coordinates of a grid: ``x, y, lat, lon, crs``; latitude and longitude on WGS 84.
 
     Args:
         x: Cell centres in metres, eastward, shape (X,); degrees east on a geographic CRS.
@@ -131,9 +133,17 @@ def map_coordinates(x: np.ndarray, y: np.ndarray, crs: pyproj.CRS) -> dict[str, 
 
 @lru_cache(maxsize=2)
 def _geolocation(x: bytes, y: bytes, crs: pyproj.CRS) -> tuple[np.ndarray, np.ndarray]:
-    """Longitude and latitude of cell centres, shape (Y, X); kept, because they take longer than a frame."""
-    transformer = pyproj.Transformer.from_crs(crs, crs.geodetic_crs, always_xy=True)
-    longitude, latitude = transformer.transform(*np.meshgrid(np.frombuffer(x), np.frombuffer(y)))
+    """Longitude and latitude (WGS 84) of cell centres, (Y, X); kept, because they take longer than a frame."""
+    columns, rows = np.frombuffer(x), np.frombuffer(y)
+    shape = (rows.size, columns.size)
+    if crs.is_geographic:
+        # Views that take no room; the datum is taken for WGS 84, as weather services do.
+        return np.broadcast_to(columns, shape), np.broadcast_to(rows[:, None], shape)
+    transformer = pyproj.Transformer.from_crs(crs, "EPSG:4326", always_xy=True)
+    longitude, latitude = np.empty(shape), np.empty(shape)
+    for first in range(0, rows.size, ROWS_AT_ONCE):
+        part = slice(first, first + ROWS_AT_ONCE)
+        longitude[part], latitude[part] = transformer.transform(*np.meshgrid(columns, rows[part]))
     longitude.flags.writeable = latitude.flags.writeable = False
     return longitude, latitude
 

@@ -60,7 +60,7 @@ def test_a_second_run_adds_what_is_new_and_nothing_else(knmi, tmp_path):
 def test_an_absent_file_becomes_a_named_gap_and_coming_late_it_is_said(knmi, tmp_path):
     late = files(knmi)[3].rename(tmp_path / "late.h5")
     report = prepare(knmi, tmp_path / "r.zarr", SMALL)
-    assert report.missing_times == ["2010-08-26T00:15"]
+    assert report.gaps == [("2010-08-26T00:15", "2010-08-26T00:15", 1)]
     assert list(open_store(tmp_path / "r.zarr")["missing_times"].values) == [
         np.datetime64("2010-08-26T00:15")
     ]
