@@ -17,6 +17,8 @@ from pathlib import Path
 import numpy as np
 import pyproj
 import xarray as xr
+from xarray.backends import BackendArray
+from xarray.core import indexing
 
 VARIABLE = "rainfall_rate"
 FRAMES_GROUP = "frames"
@@ -117,35 +119,56 @@ def map_coordinates(x: np.ndarray, y: np.ndarray, crs: pyproj.CRS) -> dict[str, 
             do="convert the projection and the coordinates in the reader",
         )
     x, y = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
-    longitude, latitude = _geolocation(x.tobytes(), y.tobytes(), crs)
     return {
         "y": xr.DataArray(y, dims="y", attrs=_axis("y", crs)),
         "x": xr.DataArray(x, dims="x", attrs=_axis("x", crs)),
-        "lat": xr.DataArray(
-            latitude, dims=("y", "x"), attrs={"standard_name": "latitude", "units": "degrees_north"}
-        ),
-        "lon": xr.DataArray(
-            longitude, dims=("y", "x"), attrs={"standard_name": "longitude", "units": "degrees_east"}
-        ),
+        "lat": _geolocation_variable(x, y, crs, "latitude", "degrees_north"),
+        "lon": _geolocation_variable(x, y, crs, "longitude", "degrees_east"),
         "crs": crs_variable(crs),
     }
 
 
+class _Geolocation(BackendArray):
+    """Latitude or longitude of a grid, worked out when it is looked at: it takes longer than a frame."""
+
+    def __init__(self, x: np.ndarray, y: np.ndarray, crs: pyproj.CRS, which: str) -> None:
+        self.shape, self.dtype = (y.size, x.size), np.dtype(np.float64)
+        self._grid, self._which = (x.tobytes(), y.tobytes(), crs), which
+
+    def __getitem__(self, key: indexing.ExplicitIndexer) -> np.ndarray:
+        support = indexing.IndexingSupport.BASIC
+        return indexing.explicit_indexing_adapter(key, self.shape, support, self._part)
+
+    def _part(self, key: tuple) -> np.ndarray:
+        return _geolocation(*self._grid)[self._which][key]
+
+
+def _geolocation_variable(
+    x: np.ndarray, y: np.ndarray, crs: pyproj.CRS, which: str, units: str
+) -> xr.DataArray:
+    lazy = indexing.LazilyIndexedArray(_Geolocation(x, y, crs, which))
+    attributes = {"standard_name": which, "units": units}
+    return xr.DataArray(xr.Variable(("y", "x"), lazy, attrs=attributes))
+
+
 @lru_cache(maxsize=2)
-def _geolocation(x: bytes, y: bytes, crs: pyproj.CRS) -> tuple[np.ndarray, np.ndarray]:
-    """Longitude and latitude (WGS 84) of cell centres, (Y, X); kept, because they take longer than a frame."""
+def _geolocation(x: bytes, y: bytes, crs: pyproj.CRS) -> dict[str, np.ndarray]:
+    """Latitude and longitude (WGS 84) of cell centres, each of shape (Y, X), not to be written to."""
     columns, rows = np.frombuffer(x), np.frombuffer(y)
     shape = (rows.size, columns.size)
     if crs.is_geographic:
         # Views that take no room; the datum is taken for WGS 84, as weather services do.
-        return np.broadcast_to(columns, shape), np.broadcast_to(rows[:, None], shape)
+        return {
+            "longitude": np.broadcast_to(columns, shape),
+            "latitude": np.broadcast_to(rows[:, None], shape),
+        }
     transformer = pyproj.Transformer.from_crs(crs, "EPSG:4326", always_xy=True)
     longitude, latitude = np.empty(shape), np.empty(shape)
     for first in range(0, rows.size, ROWS_AT_ONCE):
         part = slice(first, first + ROWS_AT_ONCE)
         longitude[part], latitude[part] = transformer.transform(*np.meshgrid(columns, rows[part]))
     longitude.flags.writeable = latitude.flags.writeable = False
-    return longitude, latitude
+    return {"longitude": longitude, "latitude": latitude}
 
 
 def _axis(name: str, crs: pyproj.CRS) -> dict[str, str]:

@@ -33,7 +33,7 @@ BUILT_IN = tuple(
     EntryPoint(name, f"data_prep.readers.{name}:READER", GROUP)
     for name in (
         "knmi_hdf5", "odim_hdf5", "fmi_pgm", "fmi_geotiff", "mch_gif", "radolan", "nimrod", "mrms_grib2",
-        "meteonet_npz", "bom_netcdf", "cf_grid", "deepmind_tfrecord",
+        "meteonet_npz", "cf_grid", "deepmind_tfrecord",
     )
 )  # fmt: skip
 """In the order in which they are asked whether a file is their own: the general ones last."""
@@ -102,11 +102,16 @@ def find_reader(path: str | Path) -> Reader:
 
 
 def get_reader(name: str) -> Reader:
-    """The reader of a name.
+    """The reader of a name; ``pysteps:`` and an importer make one of `data_prep.readers.pysteps_bridge`.
 
     Raises:
         RefusedInput: If there is none of that name.
     """
+    if name.startswith("pysteps:"):
+        # It builds on this module.
+        from data_prep.readers.pysteps_bridge import pysteps_reader
+
+        return pysteps_reader(name)
     if name not in _readers():
         raise RefusedInput(f"a reader is one of {', '.join(_readers())}", came=name, do="choose one of them")
     return _readers()[name]
@@ -195,13 +200,9 @@ def locate(
         RefusedInput: If PROJ or the function finds the geometry contradictory.
     """
     try:
-        coordinates = coordinates_of(grid)
+        return coordinates_of(grid)
     except (ValueError, ProjError) as error:
         raise incomplete(path, error) from error
-    for name in ("lat", "lon"):
-        # Frames share these arrays.
-        coordinates[name].values.flags.writeable = False
-    return coordinates
 
 
 @lru_cache(maxsize=1)
