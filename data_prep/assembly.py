@@ -75,7 +75,9 @@ class Assembly:
         self._pieces: deque[Piece] = deque()
         self._waiting = 0
         self._writing: deque[tuple[Any, int, list[Piece]]] = deque()
-        self._count, self._grid, self._last = 0, None, None
+        self._count = 0
+        self._grid: Grid | None = None
+        self._last: np.datetime64 | None = None
         self._before: FrameSummary | None = None
         self._marked: np.datetime64 | None = None
         self._missing = np.array([], dtype="datetime64[ns]")

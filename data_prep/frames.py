@@ -1,4 +1,4 @@
-"""Files become frames as a store holds them: read, converted, regridded, marked and packed, some at a time."""
+"""Files become frames as a store holds them: read, converted, regridded, marked and packed."""
 
 from __future__ import annotations
 
@@ -55,9 +55,7 @@ class Tally(NamedTuple):
     def __add__(self, other: tuple) -> Tally:
         """The tally of both."""
         cells, observed, wet, largest = other
-        return Tally(
-            self.cells + cells, self.observed + observed, self.wet + wet, max(self.largest, largest)
-        )
+        return Tally(self.cells + cells, self.observed + observed, self.wet + wet, max(self.largest, largest))
 
 
 class Row(NamedTuple):
@@ -191,9 +189,12 @@ def _convert(frame: xr.DataArray, entry: Entry, conversion: Conversion) -> _Fram
             do="prepare it again",
         )
     read = to_rain_rate(frame, z_r_a=conversion.z_r_a, z_r_b=conversion.z_r_b)
+    # Before regridding, in whose means a negative or infinite rate would be lost.
+    refuse_senseless(read.values, name)
     rate = regrid(read, conversion.regrid)
     values = rate.values
-    refuse_senseless(values, name)
+    if rate is not read:
+        refuse_senseless(values, f"{name}, regridded")
     index = rate.coords["quality_index"].values if "quality_index" in rate.coords else None
     cells = mark_cells(values, conversion.quality, index)
     summary = summarise(values, cells)

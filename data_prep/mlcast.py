@@ -18,7 +18,7 @@ import numpy as np
 import xarray as xr
 
 from data_prep.sampling import GROUP, Sampling, window_sums
-from data_prep.schema import SPLITS, VARIABLE, RefusedInput, minutes, open_store, time_step
+from data_prep.schema import SPLITS, VARIABLE, RefusedInput, clock_step, minutes, open_store
 
 WET_THRESHOLD = 0.1
 """mm/h above which MLCast counts a cell as wet."""
@@ -83,12 +83,14 @@ def mlcast_findings(store: str | Path) -> Report:
     open_store(store)
     try:
         from loguru import logger
-        from mlcast_dataset_validator.specs.source_data.radar_precipitation import validate_dataset
+        from mlcast_dataset_validator.specs.source_data import (  # type: ignore[import-untyped]
+            radar_precipitation,
+        )
     except ImportError as error:
         raise RefusedInput("MLCast's validator is installed", came=error, do=INSTALL) from error
     logger.disable("mlcast_dataset_validator")
     try:
-        report, _ = validate_dataset(xr.open_zarr(store))
+        report, _ = radar_precipitation.validate_dataset(xr.open_zarr(store))
     except Exception as error:  # noqa: BLE001 (of a foreign program that is to judge strange stores)
         return [f"MLCast: its validator stopped ({type(error).__name__}: {error})"], []
     finally:
@@ -150,8 +152,8 @@ def _write_parquet(
     split: str | None,
 ) -> None:  # fmt: skip
     try:
-        import pyarrow
-        import pyarrow.parquet
+        import pyarrow  # type: ignore[import-untyped]
+        import pyarrow.parquet  # type: ignore[import-untyped]
     except ImportError as error:
         raise RefusedInput("pyarrow is installed, for parquet", came=error, do=INSTALL) from error
     types = {"t": "int32", "x": "int32", "y": "int32", **STATISTICS}
@@ -169,7 +171,7 @@ def _write_parquet(
 def _parameters(store: Path, dataset: xr.Dataset, sampling: Sampling) -> dict[str, Any]:
     """The fields of MLCast's sampling parameters."""
     times = dataset["time"].values
-    step = minutes(time_step(times))
+    step = minutes(clock_step(dataset))
     if step != round(step):
         raise RefusedInput(
             "MLCast's parquet form holds time steps of whole minutes", came=f"{step:g} min", do="export a CSV"

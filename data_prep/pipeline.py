@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyproj
 import xarray as xr
 
 from data_prep.assembly import Assembly, Plan
@@ -23,7 +24,7 @@ from data_prep.grid import Regrid
 from data_prep.parallel import Tasks, open_tasks
 from data_prep.quality import Quality, mark_cells, summarise
 from data_prep.report import Report, gaps_of
-from data_prep.sampling import GROUP, Sampling, refuse_small_grid, write_samples
+from data_prep.sampling import Sampling, refuse_small_grid, write_samples
 from data_prep.schema import (
     LARGEST_RATE,
     RefusedInput,
@@ -195,7 +196,7 @@ def batch_of(array: xr.DataArray, quality: Quality) -> Batch:
     rows, cells = [], []
     for values, time in zip(array.values, array["time"].values, strict=True):
         marks = mark_cells(values, quality)
-        entry = Entry(int(time.astype("datetime64[ns]").astype(np.int64)), array.name or "", 0, "array")
+        entry = Entry(int(time.astype("datetime64[ns]").astype(np.int64)), str(array.name), 0, "array")
         rows.append(Row(entry, "array", summarise(values, marks)))
         cells.append(sparse(marks))
     return Batch(Head(rows, Grid.of(array), [], Tally()), pack(array.values), cells)
@@ -247,8 +248,6 @@ def read_latest(
 
 
 def _as_rain_array(batch: Batch) -> xr.DataArray:
-    import pyproj
-
     grid = batch.head.grid
     assert grid is not None
     coordinates = map_coordinates(grid.x, grid.y, pyproj.CRS.from_wkt(grid.crs_wkt))
@@ -340,7 +339,8 @@ def _plan(recipe: Recipe, clock: Clock, frames: int, name: Any) -> Plan:
         if recipe.sampling is not None:
             shape = xr.DataArray(np.broadcast_to(np.uint8(0), (grid.y.size, grid.x.size)), dims=("y", "x"))
             refuse_small_grid(shape, recipe.sampling)
-        create(path, grid, clock=clock, first=first, about=recipe.about, layout=recipe.layout, recipe=settings)
+        create_as = partial(create, about=recipe.about, layout=recipe.layout, recipe=settings)
+        create_as(path, grid, clock=clock, first=first)
 
     split = partial(split_codes, splits=recipe.splits)
     return Plan(make, split, recipe.quality, name, clock, frames)
@@ -379,14 +379,14 @@ def _parts(entries: list[Entry]) -> Iterator[list[Entry]]:
 
 
 def _finish(store: Path, recipe: Recipe, report: Report) -> None:
-    """Draw the sample index where frames came or there is none, and say what the store holds."""
+    """Bring the sample index up to date, and say what the store holds."""
     if not store.exists():
         reason = f"{report.refused[0].file}: {report.refused[0].reason}" if report.refused else "no frame"
         raise RefusedInput(
             "one or more frames can be used", came=f"none of {len(report.refused)}, first {reason}",
             do="look at the files, or correct the prep configuration",
         )  # fmt: skip
-    if recipe.sampling is not None and (report.written or not (store / GROUP).exists()):
+    if recipe.sampling is not None:
         report.windows = write_samples(store, recipe.sampling)
     dataset = open_store(store)
     times = dataset["time"].values

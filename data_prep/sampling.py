@@ -26,7 +26,7 @@ from typing import NamedTuple
 import numpy as np
 import xarray as xr
 
-from data_prep.schema import SPLITS, VARIABLE, RefusedInput, open_store, time_step
+from data_prep.schema import SPLITS, VARIABLE, RefusedInput, clock_step, open_store
 from data_prep.store import TIME_ENCODING, consolidate
 
 GROUP = "samples"
@@ -197,7 +197,7 @@ def _draw(dataset: xr.Dataset, sampling: Sampling, *, after: int) -> xr.Dataset:
     """The accepted windows that do not lie within the first ``after`` frames."""
     rain, times, codes = dataset[VARIABLE], dataset["time"].values, dataset["split"].values
     refuse_small_grid(rain, sampling)
-    starts = _valid_starts(times, codes, sampling)
+    starts = _valid_starts(times, codes, clock_step(dataset), sampling)
     starts = starts[starts > after - sampling.frames]
 
     def measure(rate: np.ndarray) -> np.ndarray:
@@ -222,13 +222,14 @@ def _draw(dataset: xr.Dataset, sampling: Sampling, *, after: int) -> xr.Dataset:
     )
 
 
-def _valid_starts(times: np.ndarray, codes: np.ndarray, sampling: Sampling) -> np.ndarray:
+def _valid_starts(
+    times: np.ndarray, codes: np.ndarray, step: np.timedelta64, sampling: Sampling
+) -> np.ndarray:
     """Numbers of the frames that begin a window without a gap within one split."""
     count = times.size - sampling.frames + 1
-    if count < 1 or times.size < 2:
+    if count < 1:
         return np.zeros(0, np.int64)
     first, last = times[:count], times[sampling.frames - 1 :]
-    step = time_step(times)
     changes = np.concatenate([[0], np.cumsum(codes[1:] != codes[:-1])])
     valid = (
         (last - first == (sampling.frames - 1) * step)
@@ -275,10 +276,9 @@ def _attributes(dataset: xr.Dataset, sampling: Sampling, frames: int) -> dict:
 def _digest(dataset: xr.Dataset, frames: int) -> str:
     """Fingerprint of what, beside the rain, the windows of the first frames depend on."""
     times = dataset["time"].values
-    step = time_step(times) if times.size > 1 else np.timedelta64(0, "ns")
-    digest = hashlib.sha256(str(step).encode())
-    digest.update(np.ascontiguousarray(times[:frames].astype(np.int64)))
-    digest.update(np.ascontiguousarray(dataset["split"].values[:frames].astype(np.int8)))
+    digest = hashlib.sha256(str(clock_step(dataset)).encode())
+    digest.update(times[:frames].astype(np.int64).tobytes())
+    digest.update(dataset["split"].values[:frames].astype(np.int8).tobytes())
     return digest.hexdigest()
 
 

@@ -95,6 +95,8 @@ def _matching(source: Path, pattern: str) -> Iterator[str]:
 
     found = set()
     for path in source.glob(pattern):
+        if path.name.startswith("."):
+            continue  # half-written files and locks
         archive = archive_of(path if path.is_dir() else path.parent)
         if archive is not None:
             found.add(str(archive))
@@ -149,25 +151,19 @@ def choose(
     """
     refused: list[Refusal] = []
 
-    def keep(those: list[Entry], good: Callable[[Entry], bool], reason: Callable[[Entry], str]) -> list[Entry]:
-        refused.extend(Refusal(e.path, iso(e.stamp), reason(e)) for e in those if not good(e))
+    def keep(those: list[Entry], good: Callable[[Entry], bool], reason: str) -> list[Entry]:
+        refused.extend(Refusal(e.path, iso(e.stamp), reason) for e in those if not good(e))
         return [e for e in those if good(e)]
 
     limit = int((now + FUTURE).astype("datetime64[ns]").astype(np.int64))
-    kept = keep(entries, lambda e: e.time <= limit, lambda e: f"its time is in the future of {iso(now)}")
+    kept = keep(entries, lambda e: e.time <= limit, f"its time is in the future of {iso(now)}")
     beyond = _beyond_jump(kept, stored, longest_gap)
-    kept = keep(
-        kept,
-        lambda e: e.time not in beyond,
-        lambda e: f"the clock jumps: more than {longest_gap / np.timedelta64(1, 'D'):g} days from the others",
-    )
+    days = f"{longest_gap / np.timedelta64(1, 'D'):g} days"
+    kept = keep(kept, lambda e: e.time not in beyond, f"the clock jumps: more than {days} from the others")
     clock = _clock(kept, stored, step)
     origin, ticks = int(clock.origin.astype(np.int64)), int(clock.step / np.timedelta64(1, "ns"))
-    kept = keep(
-        kept,
-        lambda e: (e.time - origin) % ticks == 0,
-        lambda e: f"it lies off the clock of {minutes(clock.step):g} min that holds {iso(clock.origin)}",
-    )
+    off = f"it lies off the clock of {minutes(clock.step):g} min that holds {iso(clock.origin)}"
+    kept = keep(kept, lambda e: (e.time - origin) % ticks == 0, off)
     single: list[Entry] = []
     for _, group in groupby(sorted(kept), key=lambda e: e.time):
         first, *more = group
@@ -212,15 +208,15 @@ def _clock(entries: list[Entry], stored: np.ndarray, step: np.timedelta64 | None
     known = stored.astype("datetime64[ns]").astype(np.int64)
     every = np.union1d(times, known)
     usual = Counter(np.diff(every).tolist()).most_common(1)
-    if step is None and not usual:
+    found = np.timedelta64(usual[0][0], "ns") if usual else None
+    step = step or found
+    if step is None:
         raise RefusedInput(
             "the time step of an archive is known from two or more frames, or from time_step_minutes",
             came=f"{every.size} frame(s)",
             do="set time_step_minutes in the prep configuration",
         )
-    found = np.timedelta64(usual[0][0], "ns") if usual else step
-    step = found if step is None else step
-    if found < step and not known.size:
+    if found is not None and found < step and not known.size:
         raise RefusedInput(
             f"frames follow one another at the time step of {minutes(step):g} min",
             came=f"mostly {minutes(found):g} min",

@@ -145,8 +145,8 @@ def _event_bounds(events: tuple[tuple[str, str], ...]) -> tuple[np.ndarray, np.n
     for (_, end), (begin, _) in zip(pairs, pairs[1:], strict=False):
         if begin < end:
             raise _refused("events of splits do not overlap", f"one to {end}, another from {begin}")
-    begin, end = np.array(pairs, dtype="datetime64[s]").reshape(-1, 2).T
-    return begin, end
+    bounds = np.array(pairs, dtype="datetime64[s]").reshape(-1, 2)
+    return bounds[:, 0], bounds[:, 1]
 
 
 def _end_of_unit(text: str) -> np.datetime64:
@@ -156,13 +156,14 @@ def _end_of_unit(text: str) -> np.datetime64:
 
 
 def _instant(text: str, name: str) -> np.datetime64:
+    rule = f"{name} is a UTC time in ISO 8601, as 2010-08-26T00:00"
     try:
         instant = np.datetime64(text.removesuffix("Z"), "s")
-    except ValueError:
-        instant = np.datetime64("NaT")
+    except ValueError as error:
+        raise _refused(rule, text) from error
     # Beyond these years nanoseconds do not fit into 64 bits.
     if np.isnat(instant) or not 1700 <= instant.astype("datetime64[Y]").astype(int) + 1970 < 2200:
-        raise _refused(f"{name} is a UTC time in ISO 8601, as 2010-08-26T00:00", text)
+        raise _refused(rule, text)
     return instant
 
 

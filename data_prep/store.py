@@ -7,8 +7,8 @@ How growing is safe: readers see a store as the consolidated metadata in its roo
 written behind those that these count, and `commit` then replaces the metadata in one step. What a killed run
 wrote and did not commit is invisible, and the next run overwrites it.
 
-The group ``frames`` tells where each frame came from and what was noticed: ``source``, ``reader``, the numbers
-of `data_prep.quality.FrameSummary`, ``marks``, and the cell marks ``quality (time, y, x)``.
+The group ``frames`` tells where each frame came from and what was noticed: ``source``, ``reader``, the
+numbers of `data_prep.quality.FrameSummary`, ``marks``, and the cell marks ``quality (time, y, x)``.
 """
 
 from __future__ import annotations
@@ -118,9 +118,10 @@ class Grid(NamedTuple):
 
     def __str__(self) -> str:
         """Cells, spacing, first corner and projection, in one line."""
+        projection = pyproj.CRS(self.crs_wkt).to_cf().get("grid_mapping_name", "an unnamed projection")
         return (
             f"{self.y.size} x {self.x.size} cells of {abs(self.x[1] - self.x[0]) / 1000:.3g} km from "
-            f"x={self.x[0] / 1000:.1f} km, y={self.y[0] / 1000:.1f} km in {pyproj.CRS(self.crs_wkt).to_cf()['grid_mapping_name']}"
+            f"x={self.x[0] / 1000:.1f} km, y={self.y[0] / 1000:.1f} km in {projection}"
         )
 
 
@@ -170,10 +171,15 @@ def create(
         path, zarr_format=3, consolidated=False, encoding=whole
     )
     root = zarr.open_group(path, mode="r+")
-    seconds = {"units": TIME_ENCODING["units"], "calendar": TIME_ENCODING["calendar"], "standard_name": "time"}
+    seconds = {
+        "units": TIME_ENCODING["units"],
+        "calendar": TIME_ENCODING["calendar"],
+        "standard_name": "time",
+    }
     _series(root, "time", "int64", {**seconds, "axis": "T"})
     _series(root, "missing_times", "int64", {**seconds, "long_name": "times of the clock without a frame"})
-    _series(root, "split", "int8", {"long_name": "data split", **_flags(range(len(SPLITS)), SPLITS)})
+    codes = {"flag_values": list(range(len(SPLITS))), "flag_meanings": " ".join(SPLITS)}
+    _series(root, "split", "int8", {"long_name": "data split", **codes})
     shape, blosc = (0, grid.y.size, grid.x.size), BloscCodec(cname="zstd", clevel=3, shuffle="shuffle")
     shard = shard_frames_for(grid)
     if layout == "training":
@@ -192,11 +198,11 @@ def create(
     )  # fmt: skip
     frames = root.create_group(FRAMES_GROUP)
     for name, dtype in TABLE.items():
-        _series(frames, name, dtype, _flags(FRAME_MARKS.values(), FRAME_MARKS) if name == "marks" else {})
+        _series(frames, name, dtype, _bits(FRAME_MARKS) if name == "marks" else {})
     frames.create_array(
         "quality", shape=shape, dtype="uint8", chunks=(CHUNK_FRAMES, *shape[1:]), shards=(shard, *shape[1:]),
         compressors=(blosc,), fill_value=0, dimension_names=dimensions,
-        attributes={"long_name": "marks of cells", **_flags(CELL_MARKS.values(), CELL_MARKS)},
+        attributes={"long_name": "marks of cells", **_bits(CELL_MARKS)},
     )  # fmt: skip
 
 
@@ -219,8 +225,8 @@ def _attributes(
     }
 
 
-def _flags(values: Any, meanings: Any) -> dict[str, Any]:
-    return {"flag_values": list(values), "flag_meanings": " ".join(meanings)}
+def _bits(marks: dict[str, int]) -> dict[str, Any]:
+    return {"flag_masks": list(marks.values()), "flag_meanings": " ".join(marks)}
 
 
 def _series(group: zarr.Group, name: str, dtype: str, attributes: dict) -> None:
@@ -245,17 +251,29 @@ def shard_frames(path: Path) -> int:
 
 
 def committed(path: Path) -> int:
-    """How many frames readers of a store see."""
-    metadata = json.loads((path / "zarr.json").read_text())["consolidated_metadata"]["metadata"]
-    return int(metadata[VARIABLE]["shape"][0])
+    """How many frames readers of a store see.
+
+    Raises:
+        RefusedInput: If it is not a store.
+    """
+    try:
+        root = json.loads((path / "zarr.json").read_text())
+        if "consolidated_metadata" in root:
+            return int(root["consolidated_metadata"]["metadata"][VARIABLE]["shape"][0])
+        # Another program that changes an attribute leaves them out; readers then go by the arrays.
+        return int(json.loads((path / VARIABLE / "zarr.json").read_text())["shape"][0])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RefusedInput(
+            f"a store holds {VARIABLE}", came=f"{path} ({error!r})", do="prepare it anew"
+        ) from error
 
 
 def arrays_along_time(path: Path) -> Iterator[zarr.Array]:
     """All arrays of a store that have one entry a frame."""
     root = zarr.open_group(path, mode="r+", use_consolidated=False)
     for group in (root, root[FRAMES_GROUP]):
-        for _, array in group.arrays():
-            if array.metadata.dimension_names and array.metadata.dimension_names[0] == "time":
+        for _, array in group.arrays():  # type: ignore[union-attr]
+            if (array.metadata.dimension_names or [""])[0] == "time":  # type: ignore[union-attr]
                 yield array
 
 
@@ -273,11 +291,13 @@ def clear_uncommitted(path: Path) -> None:
         if array.shape[0] > count:
             # The rest of a shard that stays; resizing deletes only whole ones.
             end = min(array.shape[0], -(-count // SHARD_FRAMES) * SHARD_FRAMES)
-            array[count:end] = array.metadata.fill_value
+            array[count:end] = array.metadata.fill_value  # type: ignore[assignment]
             array.resize((count, *array.shape[1:]))
 
 
-def write_region(path: str, start: int, packed: np.ndarray, cells: list[tuple[np.ndarray, np.ndarray]]) -> None:
+def write_region(
+    path: str, start: int, packed: np.ndarray, cells: list[tuple[np.ndarray, np.ndarray]]
+) -> None:
     """Write frames and their cell marks where room was reserved for them.
 
     Args:

@@ -191,7 +191,7 @@ def export(checkpoint: str, output: str) -> int:
 
 def export_samples(
     store: str, output: str, split: Literal["train", "validation", "test"] | None = None
-) -> int:  # fmt: skip
+) -> int:
     """Write the sample index of a store for MLCast: a CSV or parquet file, or a CSV in a folder.
 
     Args:
@@ -271,10 +271,12 @@ def train(argv: Sequence[str]) -> int:
 
 COMMANDS: dict[str, Callable[..., int]] = {
     "demo": demo, "prep": prep, "check": check, "train": train, "forecast": forecast, "verify": verify,
-    "plot": plot, "export": export, "export-samples": export_samples, "import-ocf": import_ocf, "doctor": doctor,
+    "plot": plot, "export": export, "export-samples": export_samples, "import-ocf": import_ocf,
+    "doctor": doctor,
 }  # fmt: skip
 POSITIONAL = {
-    "check": "path", "plot": "forecast", "export": "checkpoint", "export-samples": "store", "import-ocf": "file",
+    "check": "path", "plot": "forecast", "export": "checkpoint", "export-samples": "store",
+    "import-ocf": "file",
 }  # fmt: skip
 """The argument that is given without an option's name."""
 

@@ -1,125 +1,33 @@
-"""Training windows from a store, as tensors with their mask."""
+"""Which windows of a store come when, in training and in validation."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 
 import numpy as np
 import pytorch_lightning as pl
-import torch
-import xarray as xr
-import zarr
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import DataLoader, default_collate
 from torch.utils.data.distributed import DistributedSampler
 
-from data_prep.schema import PACKED_MISSING, PACKED_SCALE, SPLITS, VARIABLE, RefusedInput, open_radar
+from data_prep.schema import RefusedInput, open_radar, refuse_less
+from nowcast.crops import RadarCrops
 from nowcast.gan_forecaster import describe_data
+from nowcast.packed import Codecs, read_with_one_thread
 
-SAMPLES = "samples"
-
-
-def refuse_less(settings: dict[str, int], *, than: int) -> None:
-    """Refuse settings below a number.
-
-    Raises:
-        RefusedInput: If one is.
-    """
-    for name, value in settings.items():
-        if value < than:
-            raise RefusedInput(f"{name} is {than} or more", came=value, do="correct the configuration")
-
-
-class RadarCrops(Dataset):
-    """The sampled windows of one split of a store.
-
-    The Zarr array is opened on first use, hence anew in every worker, and read without dask.
-
-    Args:
-        store: The store.
-        split: ``train``, ``validation`` or ``test``.
-        size: Rows and columns of a crop; the centre of larger sampled windows is taken.
-
-    Raises:
-        RefusedInput: If the store has no sample index or its windows are smaller than the crop.
-    """
-
-    def __init__(self, store: str | Path, split: str, *, size: int | None = None) -> None:
-        self.store = str(store)
-        radar = open_radar(store)
-        times = radar["time"].values
-        index = _open_samples(store)
-        self.frames: int = index.attrs["frames"]
-        window = (index.attrs["height"], index.attrs["width"])
-        self.height: int = size or window[0]
-        self.width: int = size or window[1]
-        if self.height > window[0] or self.width > window[1]:
-            raise RefusedInput(
-                f"a crop is no larger than the sampled windows of {window[0]} x {window[1]}",
-                came=f"data.size={size}",
-                do="lower data.size, or prepare the store with larger sampling windows",
-            )
-        index = index.isel(sample=index["split"].values == SPLITS.index(split))
-        self.start = np.searchsorted(times, index["start_time"].values)
-        self._refuse_strange_windows(radar, index, window)
-        self.row = index["y"].values + (window[0] - self.height) // 2
-        self.column = index["x"].values + (window[1] - self.width) // 2
-        self.probability = index["probability"].values
-        self._array: zarr.Array | None = None
-
-    def _refuse_strange_windows(
-        self, radar: xr.DataArray, index: xr.Dataset, window: tuple[int, int]
-    ) -> None:
-        """Refuse an index that was drawn for other frames or another grid."""
-        times = radar["time"].values
-        fits = self.start + self.frames <= times.size
-        fits[fits] &= times[self.start[fits]] == index["start_time"].values[fits]
-        for axis, length in zip(("y", "x"), window, strict=True):
-            fits &= (index[axis].values >= 0) & (index[axis].values + length <= radar.sizes[axis])
-        if not fits.all():
-            raise RefusedInput(
-                "sampled windows lie inside their store",
-                came=f"{int((~fits).sum())} of {fits.size} that do not, in {self.store}",
-                do="prepare the store anew",
-            )
-
-    def __len__(self) -> int:
-        return len(self.start)
-
-    def __getitem__(self, number: int) -> dict[str, Tensor]:
-        """One window.
-
-        Returns:
-            ``rain``: mm/h, float32 (T, 1, H, W), 0 where there is no data; ``mask``: bool of the same shape,
-            True where there is data; ``probability``: of the window having been sampled.
-        """
-        if self._array is None:
-            group = zarr.open_group(self.store, mode="r")
-            self._array = group[VARIABLE]  # type: ignore[assignment]
-        start, row, column = self.start[number], self.row[number], self.column[number]
-        packed = np.asarray(
-            self._array[  # type: ignore[index]
-                start : start + self.frames, row : row + self.height, column : column + self.width
-            ]
-        )
-        mask = packed != PACKED_MISSING
-        rain = np.where(mask, packed * np.float32(PACKED_SCALE), np.float32(0))
-        return {
-            "rain": torch.from_numpy(rain[:, None]),
-            "mask": torch.from_numpy(mask[:, None]),
-            "probability": torch.tensor(self.probability[number], dtype=torch.float32),
-        }
+__all__ = ["Draws", "RadarCrops", "RadarDataModule", "Share"]
 
 
 class Draws(DistributedSampler):
     """Windows drawn with replacement, batch by batch: each batch is a pure function of seed and number.
 
     A run that goes on from a checkpoint thus sees the batches it would have seen, and several processes
-    share the batches of one.
+    share the batches of one. Each draw is the number of a window and a symmetry, as `RadarCrops` takes them;
+    the windows are the same whatever the symmetries.
 
     Args:
         windows: How many there are to draw from.
+        symmetries: To draw from, all equally likely.
         batch_size: Windows of one process in a batch.
         batches: Batches in an epoch.
         seed: Of the draws.
@@ -132,6 +40,7 @@ class Draws(DistributedSampler):
         self,
         windows: int,
         *,
+        symmetries: Sequence[int] = (0,),
         batch_size: int,
         batches: int,
         seed: int,
@@ -140,6 +49,7 @@ class Draws(DistributedSampler):
         world_size: int,
     ) -> None:
         self.windows = windows
+        self.symmetries = symmetries
         self.batch_size = batch_size
         self.batches = batches
         self.seed = seed
@@ -150,12 +60,14 @@ class Draws(DistributedSampler):
     def __len__(self) -> int:
         return self.batches * self.batch_size
 
-    def __iter__(self) -> Iterator[int]:
-        first = self.position()
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        first, count = self.position(), self.batch_size * self.world_size
         for number in range(first, first + self.batches):
             draw = np.random.default_rng([self.seed, number])
-            batch = draw.integers(self.windows, size=self.batch_size * self.world_size)
-            yield from batch[self.rank :: self.world_size].tolist()
+            windows = draw.integers(self.windows, size=count)
+            symmetries = draw.choice(self.symmetries, size=count)
+            own = slice(self.rank, None, self.world_size)
+            yield from zip(windows[own].tolist(), symmetries[own].tolist(), strict=True)
 
     def set_epoch(self, epoch: int) -> None:
         """Nothing: the position says it all."""
@@ -193,6 +105,10 @@ class RadarDataModule(pl.LightningDataModule):
         samples_per_epoch: Windows drawn, with replacement, for one epoch of each process.
         validation_samples: Windows of the validation split that are used, evenly chosen.
         workers: Processes that read.
+        codecs: Who decodes the store: zarr, zarrs, or the latter where it is installed; see `nowcast.packed`.
+        cache: Folder on a local disk into which the windows are cut once, to be read from there; see
+            `nowcast.crop_cache`.
+        augment: Whether training windows are turned and mirrored at random, all frames of a window alike.
         seed: Of the draws.
     """
 
@@ -205,6 +121,9 @@ class RadarDataModule(pl.LightningDataModule):
         samples_per_epoch: int = 4096,
         validation_samples: int = 256,
         workers: int = 0,
+        codecs: Codecs = "auto",
+        cache: str | None = None,
+        augment: bool = False,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -221,17 +140,27 @@ class RadarDataModule(pl.LightningDataModule):
         self.samples_per_epoch = samples_per_epoch
         self.validation_samples = validation_samples
         self.workers = workers
+        self.codecs = codecs
+        self.cache = cache
+        self.augment = augment
         self.seed = seed
 
+    def prepare_data(self) -> None:
+        """Cut the windows, in one process of each machine; the others wait."""
+        if self.cache is not None:
+            self.setup()
+
     def setup(self, stage: str | None = None) -> None:  # noqa: ARG002
-        """Open the sample index; see `RadarCrops`.
+        """Open the sample index, and the cache if there is to be one; see `RadarCrops`.
 
         Raises:
             RefusedInput: If there is no window to train on.
         """
         self.description = describe_data(open_radar(self.store))
-        self.train = RadarCrops(self.store, "train", size=self.size)
-        self.validation = RadarCrops(self.store, "validation", size=self.size)
+        self.train, self.validation = (
+            RadarCrops(self.store, split, size=self.size, codecs=self.codecs, cache=self.cache)
+            for split in ("train", "validation")
+        )
         if len(self.train) == 0:
             raise RefusedInput(
                 "a store holds one training window or more",
@@ -243,6 +172,7 @@ class RadarDataModule(pl.LightningDataModule):
         """Windows drawn at random, with replacement, from where the run has come to."""
         sampler = Draws(
             len(self.train),
+            symmetries=self.train.symmetries if self.augment else (0,),
             batch_size=self.batch_size,
             batches=max(1, self.samples_per_epoch // self.batch_size),
             seed=self.seed,
@@ -288,15 +218,20 @@ class RadarDataModule(pl.LightningDataModule):
         return {"rank": self.trainer.global_rank, "world_size": self.trainer.world_size}
 
     def _worker_settings(self) -> dict:
-        """Spawned workers: forked ones hang where the parent has read through the zarrs codecs."""
-        if self.workers == 0:
-            return {}
-        return {
-            "num_workers": self.workers,
-            "multiprocessing_context": "spawn",
-            "persistent_workers": True,
-            "pin_memory": torch.cuda.is_available(),
-        }
+        """Spawned workers: forked ones could not read with the faster codecs."""
+        settings: dict = {"pin_memory": self._on_accelerator()}
+        if self.workers > 0:
+            settings |= {
+                "num_workers": self.workers,
+                "multiprocessing_context": "spawn",
+                "persistent_workers": True,
+                "worker_init_fn": read_with_one_thread,
+            }
+        return settings
+
+    def _on_accelerator(self) -> bool:
+        """Whether batches travel to a device that takes them faster from pinned memory."""
+        return self.trainer is not None and self.trainer.strategy.root_device.type not in ("cpu", "mps")
 
 
 def _evenly(available: int, count: int) -> list[int]:
@@ -318,14 +253,3 @@ def _collate(windows: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
             do="train on one store at a time, or prepare the windows with one size",
         )
     return default_collate(list(windows))
-
-
-def _open_samples(store: str | Path) -> xr.Dataset:
-    try:
-        return xr.open_zarr(store, group=SAMPLES, chunks=None, consolidated=False).load()
-    except (FileNotFoundError, KeyError) as error:
-        raise RefusedInput(
-            "a store to train on holds a sample index",
-            came=f"no group '{SAMPLES}' in {store}",
-            do="prepare it with sampling in the prep configuration",
-        ) from error

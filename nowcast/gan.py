@@ -15,9 +15,8 @@ from pytorch_lightning.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from data_prep.schema import RefusedInput
+from data_prep.schema import RefusedInput, refuse_less
 from nowcast.batch_norm import estimated_buffers, set_buffers
-from nowcast.datamodule import refuse_less
 from nowcast.gan_forecaster import decode, encode, refuse_other_data
 from nowcast.losses import REGULARIZERS, discriminator_hinge, generator_hinge
 from nowcast.model import Discriminator, Generator
@@ -138,7 +137,7 @@ class NowcastGAN(pl.LightningModule):
         ]
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:  # noqa: ARG002
-        """One batch; rain and mask as `nowcast.datamodule.RadarCrops` gives them, batched.
+        """One batch; rain and mask as `nowcast.crops.RadarCrops` gives them, batched.
 
         Raises:
             RefusedInput: If the batch cannot be used, before anything has changed, or if a gradient is not
@@ -185,7 +184,8 @@ class NowcastGAN(pl.LightningModule):
         """A small ensemble of every window, as a forecast would have it, into the sums."""
         context, target = observed_rain(batch, **self._frames())
         members = self.ensemble(context, self.validation_members, seed=batch_idx)
-        cast(ValidationSums, self.validation_sums).add(members, target, context[:, -1])
+        sums = cast(ValidationSums, self.validation_sums)
+        sums.add(members, target, context[:, -1], probability=batch["probability"])
 
     def on_validation_epoch_end(self) -> None:
         """Scores over all windows of all processes."""

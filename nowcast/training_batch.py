@@ -33,7 +33,7 @@ class TrainingBatch:
     def of(
         cls, batch: dict[str, Tensor], representation: Representation, *, context_frames: int, lead_steps: int
     ) -> TrainingBatch:
-        """The batch of windows that `nowcast.datamodule.RadarCrops` gives.
+        """The batch of windows that `nowcast.crops.RadarCrops` gives.
 
         Raises:
             RefusedInput: If rain and mask disagree, windows are too short, or rates are negative or not

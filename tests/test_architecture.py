@@ -12,7 +12,8 @@ MODULES = sorted(path for package in ("nowcast", "data_prep") for path in (ROOT 
 TORCH = {"torch", "pytorch_lightning"}
 MAY_USE_PIPELINE = {"nowcast.cli", "nowcast.demo"}
 WITHOUT_TORCH = {"nowcast.forecaster", "nowcast.products", "nowcast.plotting", "nowcast.evaluation",
-                 "nowcast.load", "nowcast.verification", "nowcast.basemap", "nowcast.maps"}  # fmt: skip
+                 "nowcast.load", "nowcast.verification", "nowcast.basemap", "nowcast.maps",
+                 "nowcast.packed", "nowcast.crop_cache"}  # fmt: skip
 LINES = 450
 LINES_OF_A_FUNCTION = 60
 

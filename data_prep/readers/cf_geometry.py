@@ -151,7 +151,10 @@ def coordinates_of(grid: Grid) -> dict[str, xr.DataArray]:
         if any(unit and scale is None for unit, scale in zip(grid.units, scales, strict=True)):
             raise ValueError(f"x and y in {grid.units}, not in m or km")
         x, y = x * (scales[0] or 1.0), y * (scales[1] or 1.0)
-    _compare(grid.points, x, y, crs)
+    project = _projection(crs)
+    if not np.isfinite(project(x.mean(), y.mean(), direction="INVERSE")).all():
+        raise ValueError(f"the middle of the grid, x={x.mean():g}, y={y.mean():g}, is nowhere in {crs.name}")
+    _compare(grid.points, x, y, project, period=360.0 if crs.is_geographic else None)
     return map_coordinates(np.sort(x), np.sort(y)[::-1], crs)
 
 
@@ -284,17 +287,30 @@ def _transform_confirms(mapping: dict[str, Any], x: np.ndarray, y: np.ndarray) -
     return bool(np.abs(misses).max() <= LOCATION_TOLERANCE / 10)
 
 
-def _compare(points: tuple[tuple[float, ...], ...], x: np.ndarray, y: np.ndarray, crs: pyproj.CRS) -> None:
+def _projection(crs: pyproj.CRS) -> Callable:
+    """From longitude and latitude to x and y; the datum of degrees is taken for WGS 84, as in `schema`."""
+    if crs.is_geographic:
+        return lambda longitude, latitude, **_: (longitude, latitude)
+    return pyproj.Transformer.from_crs("EPSG:4326", crs, always_xy=True).transform
+
+
+def _compare(
+    points: tuple[tuple[float, ...], ...],
+    x: np.ndarray,
+    y: np.ndarray,
+    project: Callable,
+    *,
+    period: float | None,
+) -> None:
     """Refuse axes that lie elsewhere than the file's latitude and longitude."""
     if not points:
         return
     rows, columns, latitude, longitude = np.array(points).T
     rows, columns = rows.astype(int), columns.astype(int)
-    project: Callable = pyproj.Transformer.from_crs(crs.geodetic_crs, crs, always_xy=True).transform
     easting, northing = project(longitude, latitude)
     across = easting - x[columns]
-    if crs.is_geographic:
-        across = (across + 180) % 360 - 180
+    if period is not None:
+        across = (across + period / 2) % period - period / 2
     off = np.hypot(across / (x[1] - x[0]), (northing - y[rows]) / (y[1] - y[0])).max()
     if not off <= LOCATION_TOLERANCE:
-        raise ValueError(f"latitude and longitude lie {off:.2g} cells away from x and y in {crs.name}")
+        raise ValueError(f"latitude and longitude lie {off:.2g} cells away from x and y")

@@ -30,11 +30,24 @@ from data_prep.schema import RefusedInput
 HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 LARGEST_CELLS = 10**8
 """Cells that may be read at once (the largest composites have 4e7); more is taken for a damaged header."""
+LARGEST_SEARCH = 2**26
+"""Bytes at the beginning of an HDF5 file in which damaged heaps are looked for."""
 
+_HEAP = b"GCOL\x01\0\0\0"
 _SCALE_LABEL = b"This is a netCDF dimension but not a netCDF variable"
 _BOOKKEEPING = frozenset({"DIMENSION_LIST", "REFERENCE_LIST", "CLASS", "NAME", "_Netcdf4Coordinates",
                           "_Netcdf4Dimid", "_NCProperties", "_ARRAY_DIMENSIONS"})  # fmt: skip
-_ERRORS = (OSError, KeyError, RuntimeError, TypeError, ValueError, AttributeError, IndexError, OverflowError)
+_ERRORS = (
+    OSError,
+    struct.error,
+    KeyError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    AttributeError,
+    IndexError,
+    OverflowError,
+)
 
 
 class Variable(NamedTuple):
@@ -151,10 +164,34 @@ def _buffer(path: Path) -> Iterator[Any]:
 
 @contextmanager
 def _hdf5_file(path: Path) -> Iterator[h5py.File]:
-    with open_content(path) as content:
-        source = io.BytesIO(content.read()) if isinstance(content, gzip.GzipFile) else path
+    with _buffer(path) as content:
+        _refuse_endless_heap(content)
+        source = io.BytesIO(content) if isinstance(content, bytes) else path
     with h5py.File(source, "r") as file:
         yield file
+
+
+def _refuse_endless_heap(content: Any) -> None:
+    """Refuse what the HDF5 library would never finish reading: a heap of texts with an object of no length.
+
+    The layout is that of the HDF5 File Format Specification 3.0, section III.E (global heap).
+
+    Raises:
+        ValueError: If there is one.
+    """
+    length_bytes = content[14] if content[8] < 2 else content[10]
+    if length_bytes != 8:
+        return
+    heap = content.find(_HEAP, 0, LARGEST_SEARCH)
+    while heap >= 0:
+        (size,) = struct.unpack_from("<Q", content, heap + 8)
+        place, end = heap + 16, min(heap + size, len(content))
+        while place + 16 <= end:
+            number, length = struct.unpack_from("<H6xQ", content, place)
+            place += length if number == 0 else 16 + -(-length // 8) * 8
+            if (number, length) == (0, 0) or place > heap + size:
+                raise ValueError(f"the heap at byte {heap} has an object of {length} bytes")
+        heap = content.find(_HEAP, heap + 8, LARGEST_SEARCH)
 
 
 def _datasets(file: h5py.File) -> dict[str, h5py.Dataset]:

@@ -1,13 +1,13 @@
 """Importers of pysteps as readers: ``pysteps:IMPORTER?KEY=VALUE&KEY=VALUE@PATTERN``.
 
-For example ``pysteps:knmi_hdf5``, or ``pysteps:mch_gif?product=AQC&unit=mm&accutime=5@AQC%y%j%H%M``. What stands
-behind ``?`` are the importer's own arguments; PATTERN is one of `datetime.datetime.strptime` with which the name
-of a file begins.
+For example ``pysteps:knmi_hdf5``, or ``pysteps:mch_gif?product=AQC&unit=mm&accutime=5@AQC%y%j%H%M``. What
+stands behind ``?`` are the importer's own arguments; PATTERN is one of `datetime.datetime.strptime` with
+which the name of a file begins.
 
-An importer gives no time, so this is the only reader that has to trust the name of a file: the time is what the
-pattern finds or, without one, the first twelve digits in a row as YYYYmmddHHMM. What it gives else is a field,
-perhaps its quality, and metadata (pysteps, "pysteps.io.importers"): NaN is no data, ``zerovalue`` dry, and
-``transform`` ``dB`` says that the field is in decibels, of Z (``unit`` dBZ) or of the rain.
+An importer gives no time, so this is the only reader that has to trust the name of a file: the time is what
+the pattern finds or, without one, the first twelve digits in a row as YYYYmmddHHMM. What it gives else is a
+field, perhaps its quality, and metadata (pysteps, "pysteps.io.importers"): NaN is no data, ``zerovalue``
+dry, and ``transform`` ``dB`` says that the field is in decibels, of Z (``unit`` dBZ) or of the rain.
 
 No file is found to be of such a format by its content: these readers are chosen by name.
 """
@@ -37,8 +37,10 @@ from data_prep.schema import RefusedInput, map_coordinates
 PREFIX = "pysteps:"
 LARGEST_GRID = 100_000_000
 """Cells."""
+LARGEST_EARTH_IN_KM = 10_000
+"""A radius below this is not in metres."""
 
-_LENGTHS = ("a", "b", "R", "x_0", "y_0")
+_LENGTHS = {"a", "b", "R", "x_0", "y_0"}
 # The libraries behind the importers, such as netCDF4, are not all safe in several threads.
 _lock = threading.Lock()
 
@@ -60,8 +62,8 @@ def pysteps_reader(importer: str) -> Reader:
         importer: Name of the reader, with or without its prefix ``pysteps:``.
 
     Raises:
-        RefusedInput: If pysteps is not installed or cannot be loaded, has no such importer, or the importer needs
-            arguments that are not given.
+        RefusedInput: If pysteps is not installed or cannot be loaded, has no such importer, or the importer
+            needs arguments that are not given.
     """
     described, _, pattern = importer.removeprefix(PREFIX).partition("@")
     name, _, query = described.partition("?")
@@ -134,17 +136,17 @@ def to_frame(imported: tuple[Any, Any, dict], *, time: np.datetime64, path: Path
         values, attributes = _physical(values, metadata, path)
         upper = {"upper": True, "lower": False}[metadata["yorigin"]]
         index = None if quality is None else _filled(quality)
+    except RefusedInput:
+        raise
     except (KeyError, TypeError, ValueError) as error:
-        if isinstance(error, RefusedInput):
-            raise
         raise incomplete(path, f"metadata of pysteps: {type(error).__name__} {error}") from error
     coordinates = locate(_coordinates, grid, path)
     if index is not None and index.shape == values.shape:
         index = np.where((index >= 0) & (index <= 1), index, np.float32(np.nan))
-        coordinates = coordinates | {
-            "quality_index": xr.DataArray(_north_first(index, upper), dims=("y", "x"))
-        }
-    return frame(_north_first(values, upper), time=time, coordinates=coordinates, attributes=attributes)
+        described = xr.DataArray(index if upper else index[::-1], dims=("y", "x"))
+        coordinates = coordinates | {"quality_index": described}
+    values = values if upper else values[::-1]
+    return frame(values, time=time, coordinates=coordinates, attributes=attributes)
 
 
 def _read(path: Path, *, importer: Callable[[str], tuple], pattern: str) -> xr.DataArray:
@@ -194,25 +196,16 @@ def _filled(field: Any) -> np.ndarray:
     return np.ma.filled(np.ma.asarray(field, dtype=np.float32), np.float32(np.nan))
 
 
-def _north_first(values: np.ndarray, upper: bool) -> np.ndarray:  # noqa: FBT001
-    return values if upper else values[::-1]
-
-
 def _physical(values: np.ndarray, metadata: dict, path: Path) -> tuple[np.ndarray, dict]:
     """The field in the unit of a frame, with its attributes."""
     unit, transform, zero = metadata["unit"], metadata["transform"], float(metadata["zerovalue"])
-    if (
-        transform not in (None, "dB")
-        or unit not in ("mm", "mm/h", "dBZ")
-        or (unit == "dBZ" and not transform)
-    ):
-        raise incomplete(
-            path, f"unit {unit!r} transformed by {transform!r}, not mm, mm/h or dB of them or of Z"
-        )
-    if transform or zero <= 0:
-        # A linear field without a dry cell has its lowest rain as zerovalue.
+    plain = transform is None and unit in ("mm", "mm/h")
+    if not plain and not (transform == "dB" and unit in ("mm", "mm/h", "dBZ")):
+        raise incomplete(path, f"unit {unit!r}, transformed by {transform!r}")
+    if not plain or zero <= 0:
+        # A field that is not in decibels and has no dry cell has its lowest rain as zerovalue.
         dry = values <= zero
-        values = 10 ** (values / np.float32(10)) if transform and unit != "dBZ" else values
+        values = values if plain or unit == "dBZ" else 10 ** (values / np.float32(10))
         values = np.where(dry, np.float32(-np.inf if unit == "dBZ" else 0), values)
     if np.isposinf(values).any():
         raise incomplete(path, f"an infinite {unit}")
@@ -233,8 +226,8 @@ def _grid(metadata: dict, shape: tuple[int, ...], path: Path) -> _Grid:
         (shape[1], east - west, "xpixelsize"),
         (shape[0], north - south, "ypixelsize"),
     ):
-        size = metadata.get(key)
-        size = extent / cells if size is None else float(size)
+        given = metadata.get(key)
+        size = extent / cells if given is None else float(given)
         if not (0 < extent < np.inf and abs(extent - cells * size) <= size / 2):
             raise incomplete(path, f"{cells} cells with {key} {size:g} in {extent:g}")
     return _Grid(
@@ -252,19 +245,26 @@ def _coordinates(grid: _Grid) -> dict[str, xr.DataArray]:
     if grid.unit not in ("m", "km", "degrees"):
         raise ValueError(f"cartesian_unit {grid.unit!r}")
     metres = 1000 if grid.unit == "km" else 1
+    if grid.unit == "degrees" and west >= 180:
+        west, east = west - 360, east - 360
     x = west + (np.arange(columns) + 0.5) * ((east - west) / columns)
     y = north - (np.arange(rows) + 0.5) * ((north - south) / rows)
-    projection = _in_metres(grid.projection) if grid.unit == "km" else grid.projection
-    return map_coordinates(x * metres, y * metres, pyproj.CRS.from_user_input(projection))
+    crs = pyproj.CRS.from_user_input(_in_metres(grid.projection) if grid.unit == "km" else grid.projection)
+    if crs.is_geographic != (grid.unit == "degrees"):
+        raise ValueError(f"cartesian_unit {grid.unit!r} in {crs.name}")
+    if crs.is_geographic and (max(-south, north) > 90 or west < -180 or east > 180):
+        raise ValueError(f"a grid from {south:g} to {north:g} N, {west:g} to {east:g} E")
+    return map_coordinates(x * metres, y * metres, crs)
 
 
 def _in_metres(projection: str) -> str:
     """A PROJ string of a projection in km as one in metres: by its unit, or by an earth of 6378 km."""
-    parameters = dict(re.findall(r"(\w+)=(\S+)", projection))
-    earth = float(parameters.get("a", parameters.get("R", "6378137")))
-    if earth < 10_000:
-        for name in _LENGTHS:
-            if name in parameters:
-                parameters[name] = f"{float(parameters[name]) * 1000:.3f}"
-    parameters["units"] = "m"
-    return " ".join(f"+{name}={value}" for name, value in parameters.items()) + " +type=crs"
+    parameters = {}
+    for word in projection.split():
+        name, _, value = word.lstrip("+").partition("=")
+        parameters[name] = value
+    if float(parameters.get("a", parameters.get("R", "6378137"))) < LARGEST_EARTH_IN_KM:
+        for name in _LENGTHS & parameters.keys():
+            parameters[name] = f"{float(parameters[name]) * 1000:.3f}"
+    parameters |= {"units": "m", "type": "crs"}
+    return " ".join(f"+{name}={value}" if value else f"+{name}" for name, value in parameters.items())

@@ -5,7 +5,7 @@ from pathlib import Path
 
 
 def same_stores(one: Path, other: Path) -> bool:
-    """Whether two stores hold the same files with the same bytes, but for the time at which they were made."""
+    """Whether two stores hold the same bytes, but for the time at which they were made."""
 
     def content(store: Path) -> dict[str, bytes]:
         stamp = re.compile(rb"20[-0-9]{8}T[0-9:]{8}\+00:00 prepared")

@@ -136,11 +136,11 @@ def test_a_cluster_and_threads_make_the_same_store(radar_data, tmp_path):
 
 
 def test_a_scheduler_that_does_not_answer_is_refused(tmp_path, radar_data, monkeypatch):
-    pytest.importorskip("distributed", reason="the package distributed is not installed")
-    import distributed
+    distributed = pytest.importorskip("distributed", reason="the package distributed is not installed")
 
-    monkeypatch.setattr(
-        distributed, "Client", lambda address, timeout: (_ for _ in ()).throw(OSError(f"timed out: {address}"))
-    )
+    def no_answer(address, **_settings):
+        raise OSError(f"timed out: {address}")
+
+    monkeypatch.setattr(distributed, "Client", no_answer)
     with pytest.raises(RefusedInput, match="running dask scheduler"):
         prepare(radar_data / "knmi", tmp_path / "r.zarr", RECIPE, scheduler="tcp://127.0.0.1:9")

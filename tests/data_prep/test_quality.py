@@ -55,32 +55,35 @@ def test_marks_are_bits_of_their_own_that_fit_a_byte() -> None:
         assert sum(bits.values()) < 256
 
 
-def test_a_wet_cell_without_wet_neighbours_is_speckle() -> None:
+def test_a_wet_cell_without_rain_around_it_is_speckle() -> None:
     rate = rates(
         [
             [0.1, 0, 0, 0, NAN, 5],
-            [0, 0, 0.09, 0, NAN, NAN],
+            [0, 0, 0.009, 0, NAN, NAN],
             [0, 0, 0.5, 0, 0, 0],
-            [0, 0, 0.09, 0, 1, 0],
+            [0, 0, 0, 0, 1, 0],
             [2, 0, 0, 0, 0, 1],
+            [0, 0, 0, 0, 0, 0],
+            [0.3, 0.01, 0, 0.09, 0, 0],
         ]
     )
-    # Corner to corner is a neighbour (1 and 1); 0.09 mm/h is dry; missing is not wet.
+    # 1 and 1 touch at a corner; 0.01 beside 0.3 is rain, 0.009 beside 0.5 is not; 0.09 alone is not wet.
     expected = [[0, 0], [0, 5], [2, 2], [4, 0]]
     assert marked(mark_cells(rate, Quality()), "speckle") == expected
     assert marked(mark_cells(rate, Quality(speckle_neighbours=0)), "speckle") == []
     assert marked(mark_cells(rate, Quality(speckle_neighbours=2)), "speckle") == sorted(
-        [*expected, [3, 4], [4, 5]]
+        [*expected, [3, 4], [4, 5], [6, 0]]
     )
 
 
 @pytest.mark.parametrize("least", [1, 2, 3, 5, 8])
 def test_speckle_equals_a_count_written_out_cell_by_cell(least: int) -> None:
-    rate = rain(3, (13, 17))
-    wet = np.pad(rate >= 0.1, 1)
+    rate = rain(3)
+    rate[np.random.default_rng(4).random(rate.shape) < 0.7] = 0
+    raining = np.pad(rate >= 0.01, 1)
     expected = []
     for row, column in np.argwhere(rate >= 0.1):
-        neighbours = wet[row : row + 3, column : column + 3].sum() - 1
+        neighbours = raining[row : row + 3, column : column + 3].sum() - 1
         if neighbours < least:
             expected.append([int(row), int(column)])
     assert expected
@@ -287,7 +290,7 @@ def test_settings_out_of_range_are_refused(settings: dict, rule: str) -> None:
 @pytest.mark.radar
 @pytest.mark.parametrize(
     ("pattern", "z_r", "speckle"),
-    [("knmi/2010/08/*.h5", (200.0, 1.6), 0.001), ("fmi/pgm/20170509/*.pgm.gz", (223.0, 1.53), 0.01)],
+    [("knmi/2010/08/*.h5", (200.0, 1.6), 1e-3), ("fmi/pgm/20170509/*.pgm.gz", (223.0, 1.53), 2e-4)],
 )
 def test_marks_of_real_events_are_rare_and_what_is_broken_shows(
     radar_data: Path, pattern: str, z_r: tuple[float, float], speckle: float
@@ -303,7 +306,7 @@ def test_marks_of_real_events_are_rare_and_what_is_broken_shows(
         zip(files[1:], frames[1:], strict=True), pairwise(summaries), strict=True
     ):
         refuse_senseless(rate, path)
-        assert mark_frame(after, before, Quality()) == 0
+        assert not mark_frame(after, before, Quality())
         assert names(mark_frame(after, after, Quality())) == {"repeated"}
         # Rates taken for accumulations of 5 minutes.
-        assert names(mark_frame(summary_of(rate * 12), before, Quality())) == {"level_jump"}
+        assert "level_jump" in names(mark_frame(summary_of(rate * 12), before, Quality()))

@@ -41,7 +41,7 @@ def write(path: Path, pixels: Any, text: str | None = None, **changed: Any) -> P
     profile = {
         "driver": "GTiff", "dtype": pixels.dtype, "count": 1, "height": pixels.shape[0],
         "width": pixels.shape[1], "crs": "EPSG:3067", "tiled": True, "blockxsize": 16, "blockysize": 16,
-        "compress": "deflate", "transform": rasterio.transform.from_origin(EAST, NORTH, 250, 250),
+        "compress": "deflate", "transform": rasterio.Affine(250, 0, EAST, 0, -250, NORTH),
     } | changed  # fmt: skip
     with rasterio.open(path, "w", **profile) as dataset:
         dataset.write(pixels, 1)

@@ -478,4 +478,3 @@ def test_the_content_of_every_file_tells_its_reader(
     disguised = tmp_path / "a.dat"
     shutil.copyfile(paths[0], disguised)
     assert find_reader(disguised).name == name
-

@@ -5,7 +5,7 @@ import zarr
 
 from data_prep.pipeline import Recipe, prepare_arrays
 from data_prep.schema import RefusedInput, open_radar, open_store, validate
-from data_prep.store import About, lock, pack, unpack
+from data_prep.store import About, Grid, lock, pack, shard_frames_for, unpack
 
 
 def write(path, rain, **recipe):
@@ -139,8 +139,6 @@ def test_packing_keeps_rates_to_half_a_step_caps_them_and_knows_missing_from_dry
     np.testing.assert_allclose(unpack(packed)[1], [128, 128, np.nan, 0.02], rtol=1e-6)
 
 
-def test_a_large_grid_has_smaller_shards(tmp_path):
-    from data_prep.store import Grid, shard_frames_for
-
+def test_a_large_grid_has_smaller_shards():
     assert shard_frames_for(Grid(np.arange(700), np.arange(765), "")) == 48
     assert shard_frames_for(Grid(np.arange(1900), np.arange(2200), "")) == 12

@@ -1,3 +1,4 @@
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -174,9 +175,17 @@ def test_a_truncated_file(run, radar_data, tmp_path):
 
 
 @pytest.mark.radar
-def test_a_store_of_another_grid(run, radar_data, store):
-    result = run("prep", "--source", radar_data / "fmi/pgm", "--store", store)
-    refused(result, "a store holds one grid", "1226 x 760 cells")
+def test_what_is_refused_is_reported_and_under_strict_an_error(run, radar_data, store, tmp_path):
+    frames = open_radar(store).sizes["time"]
+    words = ("prep", "--source", radar_data / "fmi/pgm", "--store", store, "--sampling", "null")
+    words += ("--report", tmp_path / "r.json")
+    status, out, _ = run(*words)
+    assert status == 0
+    assert "40 refused" in out
+    assert len(json.loads((tmp_path / "r.json").read_text())["refused"]) == 40
+    status, _, _ = run(*words, "--strict", "true")
+    assert status == 1
+    assert open_radar(store).sizes["time"] == frames
 
 
 def test_a_time_outside_the_store_and_one_that_is_no_time(run, store, tmp_path):

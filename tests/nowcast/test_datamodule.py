@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -5,7 +7,7 @@ import zarr
 
 from data_prep.sampling import Sampling
 from data_prep.schema import RefusedInput, open_radar, open_store
-from nowcast.datamodule import RadarCrops, RadarDataModule
+from nowcast.datamodule import Draws, RadarCrops, RadarDataModule
 
 
 def test_a_window_is_what_the_store_holds_at_its_time_and_place(store):
@@ -105,3 +107,68 @@ def test_windows_that_do_not_lie_in_their_store_are_refused(make_store, name, sh
     group[name][:] = group[name][:] + step
     with pytest.raises(RefusedInput, match="sampled windows lie inside their store"):
         RadarCrops(store, "train")
+
+
+def batches_of(store, *, seen: int = 0, **settings) -> list[dict[str, torch.Tensor]]:
+    """Training batches of a run that has already seen some."""
+    data = RadarDataModule(str(store), batch_size=2, samples_per_epoch=8 - 2 * seen, seed=5, **settings)
+    data.trainer = SimpleNamespace(
+        lightning_module=SimpleNamespace(batches_seen=seen), global_rank=0, world_size=1,
+        strategy=SimpleNamespace(root_device=torch.device("cpu")),
+    )  # fmt: skip
+    data.prepare_data()
+    data.setup()
+    return list(data.train_dataloader())
+
+
+def assert_same_batches(one, other):
+    assert len(one) == len(other) > 0
+    for batch, same in zip(one, other, strict=True):
+        for name, value in batch.items():
+            assert torch.equal(value, same[name]), name
+
+
+@pytest.mark.parametrize("augment", [False, True])
+def test_batches_are_the_same_from_the_cache_and_after_a_resume(store, tmp_path, augment):
+    plain = batches_of(store, augment=augment)
+    cache = str(tmp_path)
+    assert_same_batches(plain, batches_of(store, augment=augment, cache=cache))
+    assert_same_batches(plain[3:], batches_of(store, augment=augment, cache=cache, seen=3))
+
+
+def test_batches_are_the_same_from_workers(store, tmp_path):
+    there = batches_of(store, augment=True, cache=str(tmp_path), workers=2)
+    assert_same_batches(batches_of(store, augment=True), there)
+
+
+def test_augmented_batches_hold_the_same_windows_turned(store):
+    plain, augmented = batches_of(store), batches_of(store, augment=True)
+    turned = 0
+    for one, other in zip(plain, augmented, strict=True):
+        for before, after in zip(one["rain"], other["rain"], strict=True):
+            square = [
+                torch.rot90(flipped, k, (-2, -1)) for flipped in (before, before.flip(-1)) for k in range(4)
+            ]
+            assert any(torch.equal(after, candidate) for candidate in square)
+            turned += not torch.equal(after, before)
+        assert torch.equal(one["probability"], other["probability"])
+    assert turned >= 4  # of 8 windows, 7 in the mean
+
+
+def test_processes_share_the_draws_of_one():
+    settings = {"symmetries": range(8), "batches": 2, "seed": 1, "position": lambda: 4}
+    whole = list(Draws(50, batch_size=4, rank=0, world_size=1, **settings))
+    shares = [list(Draws(50, batch_size=2, rank=rank, world_size=2, **settings)) for rank in (0, 1)]
+    assert [whole[0::2], whole[1::2]] == shares
+    assert {symmetry for _, symmetry in whole} <= set(range(8))
+
+
+def test_validation_is_never_turned(store):
+    rain = []
+    for augment in (False, True):
+        data = RadarDataModule(str(store), batch_size=4, validation_samples=4, augment=augment)
+        data.setup()
+        rain.append(torch.cat([batch["rain"] for batch in data.val_dataloader()]))
+        rain.append(data.statistics_windows(4)["rain"])
+    assert torch.equal(rain[0], rain[2])
+    assert torch.equal(rain[1], rain[3])
