@@ -27,7 +27,8 @@ from data_prep.store import (
     reserve,
     shard_frames,
     shard_frames_for,
-    write_region,
+    write_marks,
+    write_rates,
 )
 
 logger = logging.getLogger(__name__)
@@ -202,7 +203,12 @@ class Assembly:
 
 def write_pieces(path: str, start: int, numbers: list[tuple[int, ...]], *batches: Batch) -> bool:
     """Write the frames of the given numbers out of each batch, one after the other."""
-    packed = [batch.packed[which[0] : which[-1] + 1] for batch, which in zip(batches, numbers, strict=True)]
-    cells = [batch.cells[n] for batch, which in zip(batches, numbers, strict=True) for n in which]
-    write_region(path, start, packed[0] if len(packed) == 1 else np.concatenate(packed), cells)
+    wanted = [(batch, n) for batch, which in zip(batches, numbers, strict=True) for n in which]
+    packed = np.empty((len(wanted), *batches[0].packed[numbers[0][0]].shape), dtype=np.uint16)
+    for frame, (batch, n) in zip(packed, wanted, strict=True):
+        frame[:] = batch.packed[n]
+        batch.packed[n] = None  # a shard is large: it is not held twice
+    write_rates(path, start, packed)
+    del packed
+    write_marks(path, start, [batch.cells[n] for batch, n in wanted])
     return True

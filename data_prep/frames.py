@@ -89,12 +89,12 @@ class Batch:
 
     Attributes:
         head: All but the values.
-        packed: uint16, shape (frames, y, x), as `store.pack` makes them.
+        packed: For each frame uint16, shape (y, x), as `store.pack` makes it; nothing once it is written.
         cells: For each frame the flat indices of marked cells, and their marks.
     """
 
     head: Head
-    packed: np.ndarray
+    packed: list[np.ndarray | None]
     cells: list[tuple[np.ndarray, np.ndarray]]
 
 
@@ -129,8 +129,7 @@ def load(entries: list[Entry], conversion: Conversion) -> Batch:
             refused.append(refusal_of_grid(frame.row.entry, frame.grid, grid))
     tally = sum((frame.tally for frame in kept), Tally())
     head = Head([frame.row for frame in kept], grid, refused, tally)
-    packed = np.stack([frame.packed for frame in kept]) if kept else np.empty((0, 0, 0), dtype=np.uint16)
-    return Batch(head, packed, [frame.cells for frame in kept])
+    return Batch(head, [frame.packed for frame in kept], [frame.cells for frame in kept])
 
 
 def refusal_of_grid(entry: Entry, grid: Grid | None, other: Grid | None) -> Refusal:

@@ -42,7 +42,7 @@ from data_prep.store import About, Grid, Layout, create, lock, pack, unpack
 
 logger = logging.getLogger(__name__)
 
-LOAD_FRAMES = 6
+LOAD_FRAMES = 4
 """Frames that one task reads, out of files with one frame each; divides the frames of a shard."""
 LOAD_FRAMES_OF_ONE_FILE = 48
 """Frames that one task reads out of a file with many, which may have to be read from its start each time."""
@@ -199,7 +199,7 @@ def batch_of(array: xr.DataArray, quality: Quality) -> Batch:
         entry = Entry(int(time.astype("datetime64[ns]").astype(np.int64)), str(array.name), 0, "array")
         rows.append(Row(entry, "array", summarise(values, marks)))
         cells.append(sparse(marks))
-    return Batch(Head(rows, Grid.of(array), [], Tally()), pack(array.values), cells)
+    return Batch(Head(rows, Grid.of(array), [], Tally()), list(pack(array.values)), cells)
 
 
 def read_latest(
@@ -252,7 +252,7 @@ def _as_rain_array(batch: Batch) -> xr.DataArray:
     assert grid is not None
     coordinates = map_coordinates(grid.x, grid.y, pyproj.CRS.from_wkt(grid.crs_wkt))
     times = np.array([row.entry.stamp for row in batch.head.rows])
-    return rain_array_on(unpack(batch.packed), time=times, coordinates=coordinates)
+    return rain_array_on(unpack(np.stack(batch.packed)), time=times, coordinates=coordinates)
 
 
 def _changed(files: list[str], source: Path, store: Path) -> Iterator[str]:
@@ -347,11 +347,11 @@ def _plan(recipe: Recipe, clock: Clock, frames: int, name: Any) -> Plan:
 
 
 def _loading(entries: list[Entry], conversion: Conversion, tasks: Tasks) -> Iterator[Any]:
-    """Batches in order, a few more of them under way than there are workers."""
+    """Batches in order, enough of them under way that no worker waits while a shard is committed."""
     ahead: deque[Any] = deque()
     for part in _parts(entries):
         ahead.append(tasks.submit(load, part, conversion))
-        if len(ahead) > tasks.workers:
+        if len(ahead) > tasks.workers + 1:
             yield ahead.popleft()
     yield from ahead
 

@@ -32,6 +32,8 @@ from data_prep.store import TIME_ENCODING, consolidate
 GROUP = "samples"
 FRAMES_AT_ONCE = 12
 """Frames read together: those of one chunk of a store for training."""
+ROWS_AT_ONCE = 128
+"""Rows read together: those of one chunk."""
 UNIT = 2.0**-20
 """Sums over cells are kept in whole numbers of this, so that the order of adding them changes nothing."""
 COLUMNS = {
@@ -241,10 +243,15 @@ def _valid_starts(
 
 
 def _frames(rain: xr.DataArray, first: int, stop: int) -> Iterator[tuple[int, np.ndarray]]:
-    """Frames with their numbers; each chunk of the store is read once."""
+    """Frames (float32) with their numbers; each chunk of the store is read once."""
     cuts = [first, *range(first - first % FRAMES_AT_ONCE + FRAMES_AT_ONCE, stop, FRAMES_AT_ONCE), stop]
     for begin, end in zip(cuts, cuts[1:], strict=False):
-        yield from enumerate(rain[begin:end].values, begin)
+        frames = np.empty((end - begin, *rain.shape[1:]), dtype=np.float32)
+        for row in range(0, rain.shape[1], ROWS_AT_ONCE):
+            # Decoded to float64, twelve frames of a large grid are more than a machine may have to spare.
+            rows = slice(row, row + ROWS_AT_ONCE)
+            frames[:, rows] = rain[begin:end, rows].values
+        yield from enumerate(frames, begin)
 
 
 def _block_sums(measures: np.ndarray, stride: int) -> np.ndarray:

@@ -51,7 +51,7 @@ from data_prep.schema import (
 from data_prep.sources import Clock
 
 Layout = Literal["training", "archive"]
-SHARD_FRAMES = 48
+SHARD_FRAMES = 24
 """Frames in one shard, hence in one file; fewer on large grids, so that a shard can be held in memory."""
 SHARD_CELLS = 100_000_000
 """Cells in one shard at most (0.2 GB unpacked)."""
@@ -200,9 +200,8 @@ def create(
     for name, dtype in TABLE.items():
         _series(frames, name, dtype, _bits(FRAME_MARKS) if name == "marks" else {})
     frames.create_array(
-        "quality", shape=shape, dtype="uint8", chunks=(CHUNK_FRAMES, *shape[1:]), shards=(shard, *shape[1:]),
-        compressors=(blosc,), fill_value=0, dimension_names=dimensions,
-        attributes={"long_name": "marks of cells", **_bits(CELL_MARKS)},
+        "quality", shape=shape, dtype="uint8", chunks=(CHUNK_FRAMES, *shape[1:]), compressors=(blosc,), fill_value=0,
+        dimension_names=dimensions, attributes={"long_name": "marks of cells", **_bits(CELL_MARKS)},
     )  # fmt: skip
 
 
@@ -295,26 +294,33 @@ def clear_uncommitted(path: Path) -> None:
             array.resize((count, *array.shape[1:]))
 
 
-def write_region(
-    path: str, start: int, packed: np.ndarray, cells: list[tuple[np.ndarray, np.ndarray]]
-) -> None:
-    """Write frames and their cell marks where room was reserved for them.
+def write_rates(path: str, start: int, packed: np.ndarray) -> None:
+    """Write frames where room was reserved for them.
 
     Args:
         path: The store.
         start: Number of the first frame.
         packed: uint16, shape (frames, y, x).
-        cells: For each frame the flat indices of marked cells, and their marks.
     """
     zarr.open_array(path, path=VARIABLE, mode="r+")[start : start + len(packed)] = packed
+
+
+def write_marks(path: str, start: int, cells: list[tuple[np.ndarray, np.ndarray]]) -> None:
+    """Write cell marks where room was reserved for them.
+
+    Args:
+        path: The store.
+        start: Number of the first frame.
+        cells: For each frame the flat indices of marked cells, and their marks.
+    """
     quality = zarr.open_array(path, path=f"{FRAMES_GROUP}/quality", mode="r+")
-    for first in range(0, len(packed), CHUNK_FRAMES):
-        part = cells[first : first + CHUNK_FRAMES]
-        if any(indices.size for indices, _ in part):
-            marks = np.zeros((len(part), packed[0].size), dtype=np.uint8)
-            for row, (indices, values) in zip(marks, part, strict=True):
-                row[indices] = values
-            quality[start + first : start + first + len(part)] = marks.reshape(len(part), *packed.shape[1:])
+    end = start + len(cells)
+    cuts = [start, *range(start - start % CHUNK_FRAMES + CHUNK_FRAMES, end, CHUNK_FRAMES), end]
+    for first, last in zip(cuts, cuts[1:], strict=False):
+        marks = np.zeros((last - first, *quality.shape[1:]), dtype=np.uint8)
+        for frame, (indices, values) in zip(marks, cells[first - start : last - start], strict=True):
+            frame.ravel()[indices] = values
+        quality[first:last] = marks
 
 
 def commit(path: Path, start: int, table: dict[str, Any], missing: np.ndarray) -> None:

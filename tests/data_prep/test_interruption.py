@@ -72,10 +72,11 @@ def seen(store: Path) -> int:
 
 KILLS = {
     "while it reads the first frames": ("data_prep.pipeline:load 1", 0),
-    "before the first shard": ("data_prep.assembly:write_region 1", 0),
+    "before the first shard": ("data_prep.assembly:write_rates 1", 0),
     "before a new store is moved to its place": ("data_prep.assembly:move_into_place 1", 0),
-    "before the second shard": ("data_prep.assembly:write_region 2", SHARD),
+    "before the second shard": ("data_prep.assembly:write_rates 2", SHARD),
     "with a shard written and not committed": ("data_prep.assembly:commit 2", SHARD),
+    "between the rates and the marks of a shard": ("data_prep.assembly:write_marks 2", SHARD),
     "between the small arrays and the metadata": ("data_prep.store:consolidate 3", 2 * SHARD),
     "before the metadata are replaced": ("data_prep.store:replace 3", SHARD),
     "before the sample index": ("data_prep.pipeline:write_samples 1", FRAMES),
@@ -106,7 +107,7 @@ def test_a_killed_run_loses_what_was_under_way_and_the_next_completes_it_with_th
 def test_readers_of_a_growing_store_see_whole_frames(radar_data, tmp_path, whole):
     store = tmp_path / "r.zarr"
     expected = open_radar(whole).values
-    run = start(radar_data / "knmi", store, "data_prep.assembly:write_region", "0")
+    run = start(radar_data / "knmi", store, "data_prep.assembly:write_rates", "0")
     counts = []
     while run.poll() is None:
         if seen(store):

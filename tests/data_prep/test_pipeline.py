@@ -245,7 +245,7 @@ def test_a_disk_that_fills_up_loses_nothing_that_was_committed(knmi, tmp_path, m
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("data_prep.assembly.write_region", full)
+        patch.setattr("data_prep.assembly.write_rates", full)
         with pytest.raises(OSError, match="No space left"):
             prepare(knmi, tmp_path / "r.zarr", SMALL)
     np.testing.assert_array_equal(open_radar(tmp_path / "r.zarr").values, before)

@@ -113,6 +113,16 @@ def other_cf_mapping(dataset):
     return dataset.assign_coords(crs=crs)
 
 
+def one_frame_of_unknown_step(dataset):
+    del dataset.attrs["time_step_minutes"]
+    return dataset.isel(time=[0])
+
+
+def test_a_single_frame_is_a_store_if_it_says_its_step(store):
+    dataset = open_store(store).isel(time=[3])
+    assert validate(dataset.drop_vars("missing_times")) == []
+
+
 @pytest.mark.parametrize(
     ("damage", "finding"),
     [
@@ -128,7 +138,8 @@ def other_cf_mapping(dataset):
         (lambda dataset: dataset.drop_vars("lat"), "coordinate lat is absent"),
         (lambda dataset: dataset.drop_vars("rainfall_rate"), "variable rainfall_rate is absent"),
         (lambda dataset: dataset.transpose("y", "x", "time", ...), "has dims ('y', 'x', 'time')"),
-        (lambda dataset: dataset.isel(time=[0]), "1 frame(s)"),
+        (lambda dataset: dataset.isel(time=[]), "no frame"),
+        (one_frame_of_unknown_step, "two or more frames"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )  # fmt: skip

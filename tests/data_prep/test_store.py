@@ -140,5 +140,5 @@ def test_packing_keeps_rates_to_half_a_step_caps_them_and_knows_missing_from_dry
 
 
 def test_a_large_grid_has_smaller_shards():
-    assert shard_frames_for(Grid(np.arange(700), np.arange(765), "")) == 48
+    assert shard_frames_for(Grid(np.arange(700), np.arange(765), "")) == 24
     assert shard_frames_for(Grid(np.arange(1900), np.arange(2200), "")) == 12
