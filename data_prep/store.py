@@ -76,10 +76,12 @@ class About:
         license: SPDX expression of the data's licence.
         source: Instruments and processing behind the data.
         references: Where to read about the data, and how to cite them.
-        mlcast_created_by: Who made the archive, as ``Name <mail>``; the MLCast specification asks for it.
-        mlcast_created_with: Address of the software with its version, in the form of that specification.
-        mlcast_dataset_identifier: ``<country code>-<entity>-<physical variable>``, likewise.
-        mlcast_dataset_version: Of the data, likewise.
+        mlcast_created_by: Who made the archive, as ``Name <mail>``. The MLCast specification asks for this
+            and what follows, and the layout ``archive`` holds it.
+        mlcast_created_with: Address of the software with its version, as that specification wants it:
+            ``https://github.com/mlcast-community/mlcast-dataset-<organisation>-<name>@<version>``.
+        mlcast_dataset_identifier: ``<country code>-<entity>-<physical variable>``.
+        mlcast_dataset_version: Of the data.
     """
 
     title: str = "Radar rain rate"
@@ -200,8 +202,8 @@ def create(
     for name, dtype in TABLE.items():
         _series(frames, name, dtype, _bits(FRAME_MARKS) if name == "marks" else {})
     frames.create_array(
-        "quality", shape=shape, dtype="uint8", chunks=(CHUNK_FRAMES, *shape[1:]), compressors=(blosc,), fill_value=0,
-        dimension_names=dimensions, attributes={"long_name": "marks of cells", **_bits(CELL_MARKS)},
+        "quality", shape=shape, dtype="uint8", chunks=(CHUNK_FRAMES, *shape[1:]), compressors=(blosc,),
+        fill_value=0, dimension_names=dimensions, attributes={"long_name": "marks of cells", **_bits(CELL_MARKS)},
     )  # fmt: skip
 
 
@@ -210,7 +212,7 @@ def _attributes(
 ) -> dict[str, Any]:
     now = datetime.now(UTC).isoformat(timespec="seconds")
     given = {name: text for name, text in asdict(about).items() if text}
-    if layout == "archive" and about.mlcast_created_by:
+    if layout == "archive":
         given |= {"mlcast_created_on": now, "mlcast_dataset_validator_version": "0.4.0"}
     else:
         given = {name: text for name, text in given.items() if not name.startswith("mlcast_")}

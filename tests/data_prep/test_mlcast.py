@@ -1,6 +1,8 @@
 import builtins
 import json
 import shutil
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,8 +12,10 @@ import zarr
 
 from data_prep import mlcast
 from data_prep.mlcast import export_samples, mlcast_findings, most_missing
+from data_prep.pipeline import prepare
 from data_prep.sampling import Sampling
 from data_prep.schema import SPLITS, RefusedInput, open_store
+from nowcast.cli import read_recipe
 
 pytest.importorskip("mlcast_dataset_validator")
 pq = pytest.importorskip("pyarrow.parquet")
@@ -193,6 +197,29 @@ def test_an_archive_of_eight_frames_fails_only_for_being_short(archive, monkeypa
     (failure,) = failures
     assert failure.startswith("MLCast 3.3 Minimum 3-year coverage")
     assert any("no network in a test" in line for line in warnings)
+
+
+@pytest.mark.radar
+@pytest.mark.parametrize(
+    ("config", "source"), [("knmi", "knmi"), ("fmi", "fmi/pgm"), ("meteonet-se", "meteonet")]
+)
+def test_a_real_archive_as_its_configuration_prepares_it_fails_only_for_being_short(
+    radar_data, tmp_path, monkeypatch, config, source
+):
+    def offline(*_arguments, **_options):
+        raise requests.ConnectionError("no network in a test")
+
+    monkeypatch.setattr(requests, "get", offline)
+    recipe = read_recipe(str(Path(__file__).resolve().parents[2] / f"configs/prep/{config}.yaml"))
+    about = replace(
+        recipe.about,
+        mlcast_created_by="Someone <someone@example.org>",
+        mlcast_created_with="https://github.com/mlcast-community/mlcast-dataset-example-name@v0.1.0",
+    )
+    recipe = replace(recipe, about=about, layout="archive", sampling=None)
+    prepare(radar_data / source, tmp_path / "r.zarr", recipe)
+    failures, _ = mlcast_findings(tmp_path / "r.zarr")
+    assert [failure[:37] for failure in failures] == ["MLCast 3.3 Minimum 3-year coverage: T"]
 
 
 def test_the_layout_for_training_fails_for_its_chunks(gapped):

@@ -164,10 +164,10 @@ def test_a_lost_shard_is_a_finding_since_it_reads_as_dry(changed):
     tell(path, **truth(path))
     shutil.rmtree(path / "rainfall_rate" / "c" / "1")
     findings = check_store(path)[1]
-    # The second shard holds frames 48 to 89; four rows of 64 were missing.
-    seen = "100.0% of the cells hold data at 2020-06-01T04:00, 93.8% when it was prepared"
+    # The second shard holds frames 24 to 47; four rows of 64 were missing.
+    seen = "100.0% of the cells hold data at 2020-06-01T02:00, 93.8% when it was prepared"
     assert findings[0] == f"{seen}: part of the store is lost"
-    assert findings[-1] == "and 32 more like the last"
+    assert findings[-1] == "and 14 more like the last"
 
 
 def test_a_lost_shard_of_a_grid_without_missing_cells_is_a_finding_since_it_rained(make_store, make_rain):
@@ -176,7 +176,7 @@ def test_a_lost_shard_of_a_grid_without_missing_cells_is_a_finding_since_it_rain
     shutil.rmtree(path / "rainfall_rate" / "c" / "1")
     findings = check_store(path)[1]
     assert len(findings) == 11
-    assert findings[0].startswith("no rain at 2020-06-01T04:00, ")
+    assert findings[0].startswith("no rain at 2020-06-01T02:00, ")
 
 
 def test_cells_that_were_masked_for_their_marks_are_not_lost(changed):
