@@ -203,7 +203,8 @@ def create(
         _series(frames, name, dtype, _bits(FRAME_MARKS) if name == "marks" else {})
     frames.create_array(
         "quality", shape=shape, dtype="uint8", chunks=(CHUNK_FRAMES, *shape[1:]), compressors=(blosc,),
-        fill_value=0, dimension_names=dimensions, attributes={"long_name": "marks of cells", **_bits(CELL_MARKS)},
+        fill_value=0, dimension_names=dimensions,
+        attributes={"long_name": "marks of cells", **_bits(CELL_MARKS)},
     )  # fmt: skip
 
 

@@ -52,6 +52,8 @@ LARGEST_DATES = 1_000_000
 """Bytes of the pickled dates; those of 11 days without a gap are 100 000."""
 LARGEST_PACKED = 1_000_000_000
 """Bytes of an archive that is itself compressed."""
+BLOCK = 2**20
+"""Bytes that are inflated at once to check them."""
 
 _MAGIC = b"PK\x03\x04"
 _YEARS = range(1900, 2262)
@@ -77,6 +79,8 @@ class _Frames:
             raise incomplete(path, f"{DATA} {shape} of {dtype}, not maps of {list(FIRST_CENTRES)} cells")
         if archive.getinfo(DATA).file_size != size:
             raise damaged(path, f"{DATA} has {archive.getinfo(DATA).file_size} bytes, not {size}")
+        state = path.stat()
+        _check_whole(path, state.st_size, state.st_mtime_ns)
         self._member = archive.open(DATA)
 
     def read(self, number: int) -> np.ndarray:
@@ -164,6 +168,20 @@ def _open(path: Path) -> Iterator[zipfile.ZipFile]:
         except Exception as error:
             # What zipfile and numpy raise for damaged bytes depends on which byte is wrong.
             raise damaged(path, f"{type(error).__name__}: {error}") from error
+
+
+@lru_cache(maxsize=64)
+def _check_whole(path: Path, _size: int, _changed: int) -> None:
+    """Inflate all maps once, since the checksum over them is compared at their end only.
+
+    Args:
+        path: The file.
+        _size: Bytes.
+        _changed: Time of its last change, ns: a file that changes is checked again.
+    """
+    with _open(path) as archive, archive.open(DATA) as member:
+        while member.read(BLOCK):
+            pass
 
 
 def _array(archive: zipfile.ZipFile, name: str, path: Path) -> _Array:
