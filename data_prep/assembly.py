@@ -204,7 +204,9 @@ class Assembly:
 def write_pieces(path: str, start: int, numbers: list[tuple[int, ...]], *batches: Batch) -> bool:
     """Write the frames of the given numbers out of each batch, one after the other."""
     wanted = [(batch, n) for batch, which in zip(batches, numbers, strict=True) for n in which]
-    packed = np.empty((len(wanted), *batches[0].packed[numbers[0][0]].shape), dtype=np.uint16)
+    grid = batches[0].head.grid
+    assert grid is not None
+    packed = np.empty((len(wanted), grid.y.size, grid.x.size), dtype=np.uint16)
     for frame, (batch, n) in zip(packed, wanted, strict=True):
         frame[:] = batch.packed[n]
         batch.packed[n] = None  # a shard is large: it is not held twice

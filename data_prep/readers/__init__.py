@@ -169,6 +169,21 @@ def incomplete(path: Path, finding: object) -> RefusedInput:
     )
 
 
+def in_nanoseconds(times: Any) -> Any:
+    """Times as datetime64[ns], in which numpy lets those of other centuries come out as times of this one.
+
+    Args:
+        times: numpy.datetime64 in seconds or the like, of any shape.
+
+    Raises:
+        ValueError: If one lies beyond what nanoseconds reach, the years 1678 to 2261.
+    """
+    exact = times.astype("datetime64[ns]")
+    if ((exact.astype(times.dtype) != times) & ~np.isnat(times)).any():
+        raise ValueError("a time that is not of the years 1678 to 2261")
+    return exact
+
+
 def frame(
     values: np.ndarray, *, time: np.datetime64, coordinates: dict[str, xr.DataArray], attributes: dict
 ) -> xr.DataArray:

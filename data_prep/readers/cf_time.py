@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import xarray as xr
 
+from data_prep.readers import in_nanoseconds
 from data_prep.readers.cf_source import Source, Variable
 from data_prep.readers.cf_values import Unit, decode
 from data_prep.schema import time_step
@@ -131,10 +132,10 @@ def _dates(variable: Variable, raw: np.ndarray, units_of: Variable) -> np.ndarra
     """Times as datetime64[ns].
 
     Raises:
-        ValueError: If one is missing, or they are no dates.
+        ValueError: If one is missing or beyond nanoseconds, or they are no dates.
     """
     if raw.dtype.kind == "M":
-        dates = raw.astype("datetime64[ns]")
+        dates = in_nanoseconds(raw)
     else:
         values = decode(variable, raw)
         if not np.isfinite(values).all():
@@ -151,7 +152,7 @@ def _dates(variable: Variable, raw: np.ndarray, units_of: Variable) -> np.ndarra
             raise ValueError(f"{variable.name} in {described} is no date")
         if values.dtype.kind == "f":
             dates = (dates + np.timedelta64(500, "ms")).astype("datetime64[s]")
-        dates = dates.astype("datetime64[ns]")
+        dates = in_nanoseconds(dates)
     if np.isnat(dates).any():
         raise ValueError(f"{variable.name} has missing times")
     return dates

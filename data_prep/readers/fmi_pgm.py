@@ -20,7 +20,15 @@ import numpy as np
 import pyproj
 import xarray as xr
 
-from data_prep.readers import damaged, frame, incomplete, locate, open_content, single_frame_reader
+from data_prep.readers import (
+    damaged,
+    frame,
+    in_nanoseconds,
+    incomplete,
+    locate,
+    open_content,
+    single_frame_reader,
+)
 from data_prep.schema import map_coordinates
 
 SPHERE_RADIUS = 6371288.0
@@ -145,7 +153,7 @@ def _time(header: _Header, path: Path) -> np.datetime64:
     match = re.fullmatch(r"(\d{4})(\d{2})(\d{2})(\d{2})(\d{2})", text)
     try:
         year, month, day, hour, minute = match.groups() if match else ()
-        return np.datetime64(f"{year}-{month}-{day}T{hour}:{minute}", "ns")
+        return in_nanoseconds(np.datetime64(f"{year}-{month}-{day}T{hour}:{minute}", "s"))
     except ValueError as error:
         raise incomplete(path, f"obstime is {text!r}, not YYYYMMDDhhmm") from error
 

@@ -21,7 +21,15 @@ import numpy as np
 import pyproj
 import xarray as xr
 
-from data_prep.readers import damaged, frame, incomplete, locate, open_content, single_frame_reader
+from data_prep.readers import (
+    damaged,
+    frame,
+    in_nanoseconds,
+    incomplete,
+    locate,
+    open_content,
+    single_frame_reader,
+)
 from data_prep.schema import RefusedInput, map_coordinates
 
 MAGIC = b"\x89HDF\r\n\x1a\n"
@@ -136,7 +144,8 @@ def _time(file: h5py.File, which: str, path: Path) -> np.datetime64:
         raise incomplete(path, f"product_datetime_{which} is {text!r}, not DD-MON-YYYY;HH:MM:SS")
     day, month, year, hour, minute, second = match.groups()
     try:
-        return np.datetime64(f"{year}-{_MONTHS.index(month) + 1:02d}-{day}T{hour}:{minute}:{second}", "ns")
+        iso = f"{year}-{_MONTHS.index(month) + 1:02d}-{day}T{hour}:{minute}:{second}"
+        return in_nanoseconds(np.datetime64(iso, "s"))
     except ValueError as error:
         raise incomplete(path, f"product_datetime_{which}: {error}") from error
 

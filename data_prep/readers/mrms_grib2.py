@@ -15,6 +15,7 @@ import struct
 import threading
 import zlib
 from collections.abc import Iterator, Sequence
+from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -23,7 +24,7 @@ import numpy as np
 import pyproj
 import xarray as xr
 
-from data_prep.readers import Reader, damaged, frame, incomplete, locate, open_content
+from data_prep.readers import Reader, damaged, frame, in_nanoseconds, incomplete, locate, open_content
 from data_prep.schema import RefusedInput, map_coordinates
 
 PRECIPITATION_RATE = (209, 6, 1)
@@ -182,7 +183,7 @@ def _time(sections: dict[int, bytes], path: Path) -> np.datetime64:
     if template or ahead:
         raise incomplete(path, f"product template {template}, {ahead} units ahead, not an observation")
     try:
-        return np.datetime64(f"{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}", "ns")
+        return in_nanoseconds(np.datetime64(datetime(year, month, day, hour, minute, second), "s"))
     except ValueError as error:
         raise incomplete(path, f"reference time: {error}") from error
 

@@ -27,7 +27,15 @@ import numpy as np
 import pyproj
 import xarray as xr
 
-from data_prep.readers import damaged, frame, incomplete, locate, open_content, single_frame_reader
+from data_prep.readers import (
+    damaged,
+    frame,
+    in_nanoseconds,
+    incomplete,
+    locate,
+    open_content,
+    single_frame_reader,
+)
 from data_prep.schema import RefusedInput, map_coordinates
 
 MAGIC = b"\x89HDF\r\n\x1a\n"
@@ -244,7 +252,8 @@ def _moment(levels: Levels, which: str, path: Path) -> np.datetime64 | None:
     try:
         if not day or not clock:
             raise ValueError("not YYYYMMDD and HHmmss")
-        return np.datetime64(f"{'-'.join(day.groups())}T{clock[1]}:{clock[2]}:{clock[3] or '00'}", "ns")
+        iso = f"{'-'.join(day.groups())}T{clock[1]}:{clock[2]}:{clock[3] or '00'}"
+        return in_nanoseconds(np.datetime64(iso, "s"))
     except ValueError as error:
         raise incomplete(path, f"{which}date {date!r}, {which}time {time!r}: {error}") from error
 
