@@ -33,6 +33,9 @@ from data_prep.store import (
 
 logger = logging.getLogger(__name__)
 
+WRITTEN = np.empty((0, 0), dtype=np.uint16)
+"""What a batch holds in place of a frame that was written."""
+
 
 class Piece(NamedTuple):
     """Some frames of a batch: those of ``numbers``, with what is known of each."""
@@ -209,7 +212,7 @@ def write_pieces(path: str, start: int, numbers: list[tuple[int, ...]], *batches
     packed = np.empty((len(wanted), grid.y.size, grid.x.size), dtype=np.uint16)
     for frame, (batch, n) in zip(packed, wanted, strict=True):
         frame[:] = batch.packed[n]
-        batch.packed[n] = None  # a shard is large: it is not held twice
+        batch.packed[n] = WRITTEN  # a shard is large: it is not held twice
     write_rates(path, start, packed)
     del packed
     write_marks(path, start, [batch.cells[n] for batch, n in wanted])

@@ -94,7 +94,7 @@ class Batch:
     """
 
     head: Head
-    packed: list[np.ndarray | None]
+    packed: list[np.ndarray]
     cells: list[tuple[np.ndarray, np.ndarray]]
 
 

@@ -252,9 +252,7 @@ def _as_rain_array(batch: Batch) -> xr.DataArray:
     assert grid is not None
     coordinates = map_coordinates(grid.x, grid.y, pyproj.CRS.from_wkt(grid.crs_wkt))
     times = np.array([row.entry.stamp for row in batch.head.rows])
-    return rain_array_on(
-        unpack(np.stack([p for p in batch.packed if p is not None])), time=times, coordinates=coordinates
-    )
+    return rain_array_on(unpack(np.stack(batch.packed)), time=times, coordinates=coordinates)
 
 
 def _changed(files: list[str], source: Path, store: Path) -> Iterator[str]:
