@@ -51,7 +51,7 @@ def main() -> None:
     print(f"{report.written} frames, {tally.wet / tally.observed:.1%} of the observed cells wet")
     print(f"{fps:.1f} frames/s, peak {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000:.0f} MB")
     print(
-        f"{read / report.written / 1000:.0f} kB a frame in files, {size / report.written / 1000:.0f} kB stored"
+        f"{read / report.written / 1000:.0f} kB a file, {size / report.written / 1000:.0f} kB stored a frame"
     )
     print(f"{report.written / drawing:.0f} frames/s drawing {windows} windows")
     hours = TEN_YEARS * (1 / fps + drawing / report.written) / 3600
