@@ -11,12 +11,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from data_prep.frames import Batch, Head, Row, head_of, refusal_of_grid
+from data_prep.frames import Batch, Head, Row, head_of
 from data_prep.parallel import Tasks
 from data_prep.quality import FrameSummary, Quality, mark_frame
 from data_prep.report import Report
-from data_prep.schema import iso, missing_from_clock, open_frames, open_store
-from data_prep.sources import Clock
+from data_prep.schema import RefusedInput, iso, missing_from_clock, open_frames, open_store
+from data_prep.sources import Clock, Refusal
 from data_prep.store import (
     Grid,
     clear_uncommitted,
@@ -56,6 +56,7 @@ class Plan:
         quality: When a frame is marked.
         name: What the store calls a frame's file.
         clock: Its regular clock.
+        grid: The cells of a new store; those of the first frame where none is given.
         frames: How many frames there may be.
     """
 
@@ -64,6 +65,7 @@ class Plan:
     quality: Quality
     name: Callable[[Row], str]
     clock: Clock
+    grid: Grid | None
     frames: int
 
 
@@ -80,41 +82,43 @@ class Assembly:
         self._waiting = 0
         self._writing: deque[tuple[Any, int, list[Piece]]] = deque()
         self._count = 0
-        self._grid: Grid | None = None
+        self._grid = plan.grid
         self._last: np.datetime64 | None = None
         self._before: FrameSummary | None = None
         self._marked: np.datetime64 | None = None
         self._missing = np.array([], dtype="datetime64[ns]")
         self._shard = self._room = 0
+        self._same: Grid | None = None
         if store.exists():
             self._continue()
 
     def _continue(self) -> None:
-        clear_uncommitted(self._store)
         stored, frames = open_store(self._store), open_frames(self._store)
+        if frames is None:
+            raise RefusedInput(
+                "a store to append to tells where its frames came from",
+                came=f"{self._store}, without a group frames",
+                do="prepare it anew",
+            )
         self._count, self._grid = stored.sizes["time"], grid_of(self._store)
         self._last, self._missing = stored["time"].values[-1], stored["missing_times"].values
-        if frames is not None:
-            last = frames.isel(time=-1)
-            self._before = FrameSummary(*(last[name].item() for name in FrameSummary._fields))
-            self._marked = self._last
+        clear_uncommitted(self._store)
+        last = frames.isel(time=-1)
+        self._before = FrameSummary(*(last[name].item() for name in FrameSummary._fields))
+        self._marked = self._last
         self._shard = shard_frames(self._store)
 
     def add(self, batch: Any) -> None:
         """Add a batch that a task is loading; frames on another grid are refused."""
         head: Head = self._tasks.fetch(batch, head_of)
         self._report.refuse(head.refused)
-        if head.grid is None:
+        numbers = tuple(n for n, row in enumerate(head.rows) if self._is_on_grid(row))
+        if not numbers:
             return
-        if self._grid is None:
-            self._grid, self._shard = head.grid, shard_frames_for(head.grid)
-        if not self._grid.same(head.grid):
-            self._report.refuse([refusal_of_grid(row.entry, head.grid, self._grid) for row in head.rows])
-            return
-        self._report.tally += head.tally
-        marks = [self._mark(row) for row in head.rows]
-        self._pieces.append(Piece(batch, tuple(range(len(head.rows))), head.rows, marks))
-        self._waiting += len(head.rows)
+        rows = [head.rows[n] for n in numbers]
+        self._pieces.append(Piece(batch, numbers, rows, [self._mark(row) for row in rows]))
+        self._waiting += len(rows)
+        self._report.tally = sum((row.tally for row in rows), self._report.tally)
         while self._waiting >= (room := self._shard - self._next() % self._shard):
             self._write(room)
 
@@ -126,6 +130,18 @@ class Assembly:
         if self._store.exists():
             clear_uncommitted(self._store)
         return self._count
+
+    def _is_on_grid(self, row: Row) -> bool:
+        """Whether a frame lies on the store's grid; refuses it if not."""
+        if self._grid is None:
+            self._grid = row.grid
+        if row.grid is not self._same and not self._grid.same(row.grid):
+            reason = f"it lies on another grid: {row.grid}; the archive on {self._grid}"
+            self._report.refuse([Refusal(row.entry.path, iso(row.entry.stamp), reason)])
+            return False
+        self._same = row.grid
+        self._shard = self._shard or shard_frames_for(self._grid)
+        return True
 
     def _mark(self, row: Row) -> int:
         adjacent = self._marked is not None and row.entry.stamp - self._marked == self._plan.clock.step
@@ -193,22 +209,21 @@ class Assembly:
             "time": times,
             "split": self._plan.split(times),
             "source": np.array([self._plan.name(row) for row in rows], dtype=object),
-            "reader": np.array([row.reader for row in rows], dtype=object),
+            "reader": np.array([row.entry.reader for row in rows], dtype=object),
             **{name: np.array([getattr(row.summary, name) for row in rows]) for name in FrameSummary._fields},
             "marks": np.array([mark for piece in pieces for mark in piece.marks], dtype=np.uint8),
         }
         commit(path, start, table, self._missing)
         self._count = start + len(rows)
         self._report.written += len(rows)
-        self._report.readers.update(row.reader for row in rows)
+        self._report.readers.update(row.entry.reader for row in rows)
         logger.info("%d frames, to %s", self._report.written, iso(times[-1]))
 
 
 def write_pieces(path: str, start: int, numbers: list[tuple[int, ...]], *batches: Batch) -> bool:
     """Write the frames of the given numbers out of each batch, one after the other."""
     wanted = [(batch, n) for batch, which in zip(batches, numbers, strict=True) for n in which]
-    grid = batches[0].head.grid
-    assert grid is not None
+    grid = wanted[0][0].head.rows[wanted[0][1]].grid
     packed = np.empty((len(wanted), grid.y.size, grid.x.size), dtype=np.uint16)
     for frame, (batch, n) in zip(packed, wanted, strict=True):
         frame[:] = batch.packed[n]

@@ -59,11 +59,19 @@ class Tally(NamedTuple):
 
 
 class Row(NamedTuple):
-    """What is known of one frame beside its values."""
+    """What is known of one frame beside its values.
+
+    Attributes:
+        entry: Where it came from.
+        summary: What is stored of it and compared with the next.
+        grid: Its cells; frames of one batch and grid share it.
+        tally: Of the frame as it was read.
+    """
 
     entry: Entry
-    reader: str
     summary: FrameSummary
+    grid: Grid
+    tally: Tally
 
 
 @dataclass
@@ -72,20 +80,16 @@ class Head:
 
     Attributes:
         rows: One for each frame.
-        grid: The grid they lie on; none if there is no frame.
         refused: What could not be read.
-        tally: Of the frames as they were read.
     """
 
     rows: list[Row]
-    grid: Grid | None
     refused: list[Refusal]
-    tally: Tally
 
 
 @dataclass
 class Batch:
-    """Some frames of one grid, ready to be stored.
+    """Some frames, ready to be stored.
 
     Attributes:
         head: All but the values.
@@ -100,10 +104,8 @@ class Batch:
 
 class _Frame(NamedTuple):
     row: Row
-    grid: Grid
     packed: np.ndarray
     cells: tuple[np.ndarray, np.ndarray]
-    tally: Tally
 
 
 def head_of(batch: Batch) -> Head:
@@ -112,7 +114,7 @@ def head_of(batch: Batch) -> Head:
 
 
 def load(entries: list[Entry], conversion: Conversion) -> Batch:
-    """Read frames and convert them; what cannot be read, or lies on another grid than most, is refused.
+    """Read frames and convert them; what cannot be read is refused.
 
     Args:
         entries: Frames in order of time.
@@ -120,33 +122,13 @@ def load(entries: list[Entry], conversion: Conversion) -> Batch:
     """
     refused: list[Refusal] = []
     frames = list(_frames(entries, conversion, refused))
-    grid = _most_common_grid(frames)
-    kept = []
-    for frame in frames:
-        if frame.grid is grid or (grid is not None and frame.grid.same(grid)):
-            kept.append(frame)
-        else:
-            refused.append(refusal_of_grid(frame.row.entry, frame.grid, grid))
-    tally = sum((frame.tally for frame in kept), Tally())
-    head = Head([frame.row for frame in kept], grid, refused, tally)
-    return Batch(head, [frame.packed for frame in kept], [frame.cells for frame in kept])
+    head = Head([frame.row for frame in frames], refused)
+    return Batch(head, [frame.packed for frame in frames], [frame.cells for frame in frames])
 
 
-def refusal_of_grid(entry: Entry, grid: Grid | None, other: Grid | None) -> Refusal:
-    """The refusal of a frame on another grid than the archive's."""
-    return Refusal(entry.path, iso(entry.stamp), f"it lies on another grid: {grid}; the archive on {other}")
-
-
-def _most_common_grid(frames: list[_Frame]) -> Grid | None:
-    votes: list[tuple[int, Grid]] = []
-    for frame in frames:
-        for place, (count, grid) in enumerate(votes):
-            if grid is frame.grid or grid.same(frame.grid):
-                votes[place] = (count + 1, grid)
-                break
-        else:
-            votes.append((1, frame.grid))
-    return max(votes, key=lambda vote: vote[0])[1] if votes else None
+def most_common_grid(grids: list[Grid]) -> Grid:
+    """The grid that most of some grids are the same as."""
+    return max(grids, key=lambda grid: sum(grid.same(other) for other in grids))
 
 
 def _frames(entries: list[Entry], conversion: Conversion, refused: list[Refusal]) -> Iterator[_Frame]:
@@ -160,8 +142,8 @@ def _frames(entries: list[Entry], conversion: Conversion, refused: list[Refusal]
                     refused.append(Refusal(path, iso(entry.stamp), result))
                 else:
                     # Frames of one grid share it, so that grids are compared once.
-                    last = last if last is not None and last.same(result.grid) else result.grid
-                    yield result._replace(grid=last)
+                    last = last if last is not None and last.same(result.row.grid) else result.row.grid
+                    yield result._replace(row=result.row._replace(grid=last))
                 left = left[1:]
 
 
@@ -202,7 +184,7 @@ def _convert(frame: xr.DataArray, entry: Entry, conversion: Conversion) -> _Fram
     packed = pack(values, cap=conversion.quality.largest_rate)
     if conversion.quality.mask:
         packed.ravel()[marked[(marks & conversion.quality.mask_bits) != 0]] = PACKED_MISSING
-    return _Frame(Row(entry, entry.reader, summary), Grid.of(rate), packed, (marked, marks), tally)
+    return _Frame(Row(entry, summary, Grid.of(rate), tally), packed, (marked, marks))
 
 
 def sparse(cells: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

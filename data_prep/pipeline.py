@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import time as timer
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from itertools import groupby
@@ -19,7 +18,17 @@ import pyproj
 import xarray as xr
 
 from data_prep.assembly import Assembly, Plan
-from data_prep.frames import Batch, Conversion, Head, Row, Tally, load, sparse
+from data_prep.frames import (
+    Batch,
+    Conversion,
+    Head,
+    Row,
+    Tally,
+    head_of,
+    load,
+    most_common_grid,
+    sparse,
+)
 from data_prep.grid import Regrid
 from data_prep.parallel import Tasks, open_tasks
 from data_prep.quality import Quality, mark_cells, summarise
@@ -36,7 +45,7 @@ from data_prep.schema import (
     rain_array_on,
     time_step,
 )
-from data_prep.sources import Clock, Entry, Refusal, choose, find_files, read_headers
+from data_prep.sources import Clock, Entry, Refusal, choose, find_files, read_headers, readable_name
 from data_prep.splits import Splits, split_codes
 from data_prep.store import About, Grid, Layout, create, lock, pack, unpack
 
@@ -48,6 +57,10 @@ LOAD_FRAMES_OF_ONE_FILE = 48
 """Frames that one task reads out of a file with many, which may have to be read from its start each time."""
 SCAN_FILES = 64
 """Files whose headers one task reads."""
+VOTES = 5
+"""Frames that are read to learn the grid of an archive."""
+LASTING = ("z_r_a", "z_r_b", "regrid", "quality", "splits", "layout")
+"""Settings that all frames of a store share."""
 
 
 @dataclass(frozen=True)
@@ -88,10 +101,12 @@ class Recipe:
             ("quality.largest_rate", self.quality.largest_rate, LARGEST_RATE),
             ("time_step_minutes", self.time_step_minutes, 1440.0),
             ("longest_gap_days", self.longest_gap_days, 36525.0),
+            ("z_r_a", self.z_r_a, 1e6),
+            ("z_r_b", self.z_r_b, 10.0),
         ):
-            if value is not None and not 0 < value <= largest:
+            if value is not None and not 1 / 60 <= value <= largest:
                 raise RefusedInput(
-                    f"{name} lies in (0, {largest:g}]", came=value, do="correct the prep configuration"
+                    f"{name} lies in [1/60, {largest:g}]", came=value, do="correct the prep configuration"
                 )
 
     @property
@@ -136,12 +151,14 @@ def prepare(
     began, store = timer.monotonic(), Path(store)
     report = Report(str(source), str(store))
     with lock(store), open_tasks(scheduler, threads=threads) as tasks:
-        files = list(_changed(find_files(source, recipe.pattern), Path(source), store))
+        _refuse_other_recipe(store, recipe)
+        files = find_files(source, recipe.pattern, store=store)
         found = _scan(files, recipe, tasks, report)
         entries, clock = _choose(found, store, recipe, now or np.datetime64("now"), report)
-        entries = _after_store(entries, store, report)
-        report.files = len({entry.path for entry in entries})
-        plan = _plan(recipe, clock, len(entries), partial(_name, Path(source)))
+        entries = _after_store(entries, store, partial(_name, Path(source)), report)
+        report.files = len(files)
+        grid = None if store.exists() else _grid_of_most(entries, recipe.conversion, tasks)
+        plan = _plan(recipe, clock, grid, len(entries), partial(_name, Path(source)))
         assembly = Assembly(store, plan, tasks, report)
         for batch in _loading(entries, recipe.conversion, tasks):
             assembly.add(batch)
@@ -160,6 +177,7 @@ def prepare_arrays(arrays: Iterator[xr.DataArray], store: str | Path, recipe: Re
     began, store = timer.monotonic(), Path(store)
     report = Report("arrays", str(store))
     with lock(store), open_tasks(threads=1) as tasks:
+        _refuse_other_recipe(store, recipe)
         assembly = None
         for array in arrays:
             if recipe.sampling is not None:
@@ -167,7 +185,7 @@ def prepare_arrays(arrays: Iterator[xr.DataArray], store: str | Path, recipe: Re
             batch = batch_of(array, recipe.quality)
             if assembly is None:
                 clock = _clock_of(array, store, recipe)
-                assembly = Assembly(store, _plan(recipe, clock, 0, lambda row: row.entry.path), tasks, report)
+                assembly = Assembly(store, _plan(recipe, clock, None, 0, _path), tasks, report)
             assembly.add(tasks.submit(lambda: batch))  # noqa: B023 (called before the next one comes)
             if report.refused:
                 raise RefusedInput(
@@ -193,13 +211,13 @@ def batch_of(array: xr.DataArray, quality: Quality) -> Batch:
             came=f"{float(array.min()):g} to {float(array.max()):g}",
             do="cap or repair them before",
         )
-    rows, cells = [], []
+    rows, cells, grid = [], [], Grid.of(array)
     for values, time in zip(array.values, array["time"].values, strict=True):
         marks = mark_cells(values, quality)
         entry = Entry(int(time.astype("datetime64[ns]").astype(np.int64)), str(array.name), 0, "array")
-        rows.append(Row(entry, "array", summarise(values, marks)))
+        rows.append(Row(entry, summarise(values, marks), grid, Tally()))
         cells.append(sparse(marks))
-    return Batch(Head(rows, Grid.of(array), [], Tally()), list(pack(array.values)), cells)
+    return Batch(Head(rows, []), list(pack(array.values)), cells)
 
 
 def read_latest(
@@ -240,7 +258,7 @@ def read_latest(
             do="choose a time after the gap",
         )
     batch = load([entry for entry in entries if entry.stamp in wanted], recipe.conversion)
-    if batch.head.refused or batch.head.grid is None:
+    if batch.head.refused:
         raise RefusedInput(
             "every frame of a context can be read", came=batch.head.refused[0].reason, do="fetch it again"
         )
@@ -248,34 +266,40 @@ def read_latest(
 
 
 def _as_rain_array(batch: Batch) -> xr.DataArray:
-    grid = batch.head.grid
-    assert grid is not None
+    grid = batch.head.rows[-1].grid
+    for row in batch.head.rows:
+        if not row.grid.same(grid):
+            raise RefusedInput(
+                "all frames of a context lie on one grid",
+                came=f"{Path(row.entry.path).name} on {row.grid}, the last on {grid}",
+                do="narrow the pattern in the prep configuration",
+            )
     coordinates = map_coordinates(grid.x, grid.y, pyproj.CRS.from_wkt(grid.crs_wkt))
     times = np.array([row.entry.stamp for row in batch.head.rows])
     return rain_array_on(unpack(np.stack(batch.packed)), time=times, coordinates=coordinates)
 
 
-def _changed(files: list[str], source: Path, store: Path) -> Iterator[str]:
-    """Files that are not in the store already, or have changed since: the headers of others are not read."""
-    frames = open_frames(store) if store.exists() else None
-    if frames is None:
-        yield from files
-        return
-    known, written = set(frames["source"].values.tolist()), (store / "zarr.json").stat().st_mtime
-    for file in files:
-        name = _relative(file, source)
-        if name not in known or Path(file).is_dir() or os.stat(file).st_mtime >= written:
-            yield file
-
-
 def _relative(file: str, source: Path) -> str:
     path = Path(file)
-    return str(path.relative_to(source)) if path != source and path.is_relative_to(source) else path.name
+    inside = path != source and path.is_relative_to(source)
+    return readable_name(str(path.relative_to(source)) if inside else path.name)
 
 
-def _name(source: Path, row: Row) -> str:
+def _name(source: Path, entry: Entry) -> str:
     """What a store calls the file of a frame; in a file with many, with the frame's number."""
-    return _relative(row.entry.path, source) + (f"#{row.entry.number}" if row.entry.number else "")
+    return _relative(entry.path, source) + (f"#{entry.number}" if entry.number else "")
+
+
+def _path(entry: Entry) -> str:
+    return entry.path
+
+
+def _grid_of_most(entries: list[Entry], conversion: Conversion, tasks: Tasks) -> Grid | None:
+    """The grid of most of a few frames throughout an archive: the first may be the odd ones."""
+    chosen = {round(place) for place in np.linspace(0, len(entries) - 1, min(VOTES, len(entries)))}
+    futures = [tasks.submit(load, [entries[n]], conversion) for n in sorted(chosen)]
+    grids = [row.grid for future in futures for row in tasks.fetch(future, head_of).rows]
+    return most_common_grid(grids) if grids else None
 
 
 def _scan(files: list[str], recipe: Recipe, tasks: Tasks, report: Report) -> list[Entry]:
@@ -319,20 +343,43 @@ def _choose(
     return kept, clock
 
 
-def _after_store(entries: list[Entry], store: Path, report: Report) -> list[Entry]:
-    """Frames later than the store's last; earlier ones that it lacks are refused."""
+def _after_store(
+    entries: list[Entry], store: Path, name: Callable[[Entry], str], report: Report
+) -> list[Entry]:
+    """Frames later than the store's last; earlier ones that it lacks or has from elsewhere are refused."""
     if not store.exists():
         return entries
-    stored = open_store(store)["time"].values.astype("datetime64[ns]").astype(np.int64)
-    known, last = set(stored.tolist()), int(stored[-1])
+    stored, frames = open_store(store), open_frames(store)
+    times = stored["time"].values.astype("datetime64[ns]").astype(np.int64).tolist()
+    held = dict(zip(times, frames["source"].values.tolist(), strict=True)) if frames is not None else {}
     late = "it comes late, before the end of the store: prepare into a new store to include it"
-    report.refuse(
-        [Refusal(e.path, iso(e.stamp), late) for e in entries if e.time < last and e.time not in known]
-    )
-    return [entry for entry in entries if entry.time > last]
+    for entry in entries:
+        if entry.time > times[-1]:
+            continue
+        if entry.time not in held:
+            report.refuse([Refusal(entry.path, iso(entry.stamp), late)])
+        elif Path(held[entry.time]).name != Path(name(entry)).name:
+            other = f"the store holds its time already, from {held[entry.time]}"
+            report.refuse([Refusal(entry.path, iso(entry.stamp), other)])
+    return [entry for entry in entries if entry.time > times[-1]]
 
 
-def _plan(recipe: Recipe, clock: Clock, frames: int, name: Any) -> Plan:
+def _refuse_other_recipe(store: Path, recipe: Recipe) -> None:
+    """Refuse settings that would make the frames to come different from those in the store."""
+    if not store.exists():
+        return
+    held = json.loads(open_store(store).attrs.get("recipe") or "{}")
+    given = json.loads(json.dumps(asdict(recipe)))
+    other = [name for name in LASTING if name in held and held[name] != given[name]]
+    if other:
+        raise RefusedInput(
+            f"a store keeps the settings {', '.join(LASTING)} that it was prepared with",
+            came=f"another {', another '.join(other)}",
+            do="prepare into a new store",
+        )
+
+
+def _plan(recipe: Recipe, clock: Clock, grid: Grid | None, frames: int, name: Callable[[Entry], str]) -> Plan:
     settings = json.dumps(asdict(recipe))
 
     def make(path: Path, grid: Grid, first: np.datetime64) -> None:
@@ -343,7 +390,7 @@ def _plan(recipe: Recipe, clock: Clock, frames: int, name: Any) -> Plan:
         create_as(path, grid, clock=clock, first=first)
 
     split = partial(split_codes, splits=recipe.splits)
-    return Plan(make, split, recipe.quality, name, clock, frames)
+    return Plan(make, split, recipe.quality, lambda row: name(row.entry), clock, grid, frames)
 
 
 def _loading(entries: list[Entry], conversion: Conversion, tasks: Tasks) -> Iterator[Any]:

@@ -13,7 +13,7 @@ import numpy as np
 from data_prep.frames import Tally
 from data_prep.quality import FRAME_MARKS, WET_RATE
 from data_prep.schema import iso
-from data_prep.sources import Refusal
+from data_prep.sources import Refusal, readable_name
 
 SHOWN = 10
 """Lines of one kind in the text; the JSON holds all."""
@@ -47,7 +47,7 @@ class Report:
     Attributes:
         source: Folder of radar files.
         store: The store.
-        files: Files found that the store did not hold already.
+        files: Files found.
         written: Frames written.
         frames: Frames in the store afterwards.
         first: Time of the first frame in the store.
@@ -86,7 +86,9 @@ class Report:
         for refusal in refusals:
             path = Path(refusal.file)
             name = str(path.relative_to(root)) if path.is_relative_to(root) and path != root else refusal.file
-            self.refused.append(refusal._replace(file=name))
+            self.refused.append(
+                refusal._replace(file=readable_name(name), reason=readable_name(refusal.reason))
+            )
 
     def mark(self, time: np.datetime64, marks: int) -> None:
         """Take note of a frame's marks."""
@@ -106,7 +108,7 @@ class Report:
     def as_text(self) -> str:
         """What a person wants to know."""
         lines = [
-            f"{self.store}: {self.written} new frame(s) from {self.files} file(s) in {self.seconds:.1f} s"
+            f"{self.store}: {self.written} new frame(s), {self.files} file(s) found, {self.seconds:.1f} s"
             + (f", {self.written / self.seconds:.0f} frames/s" if self.written and self.seconds else "")
         ]
         if self.frames:

@@ -83,8 +83,8 @@ class Sampling:
                 came=f"{self.frames} frames of {self.height} x {self.width}, stride {self.stride}",
                 do="correct the prep configuration",
             )
-        if not (0 <= self.q_min <= 1 and self.m >= 0 and self.s > 0 and 0 <= self.min_observed <= 1
-                and self.seed >= 0):  # fmt: skip
+        if not (0 <= self.q_min <= 1 and 0 <= self.m < np.inf and 0 < self.s < np.inf
+                and 0 <= self.min_observed <= 1 and self.seed >= 0):  # fmt: skip
             raise RefusedInput(
                 "0 <= q_min <= 1, m >= 0, s > 0, 0 <= min_observed <= 1 and seed >= 0 in sampling",
                 came=f"{self.q_min}, {self.m}, {self.s}, {self.min_observed} and {self.seed}",

@@ -325,9 +325,10 @@ def open_frames(path: str | Path) -> xr.Dataset | None:
     """
     if not (Path(path) / FRAMES_GROUP / "zarr.json").is_file():
         return None
-    count = open_store(path).sizes["time"]
+    time = open_store(path)["time"]
     frames = xr.open_zarr(path, group=FRAMES_GROUP, chunks=None, consolidated=False)
-    return frames.isel(time=slice(0, count))
+    frames = frames.isel(time=slice(0, time.size))
+    return frames.assign_coords(time=time) if frames.sizes["time"] == time.size else frames
 
 
 def validate(dataset: xr.Dataset) -> list[str]:

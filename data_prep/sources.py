@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import filecmp
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from itertools import groupby
@@ -62,8 +63,10 @@ class Clock(NamedTuple):
     origin: np.datetime64
 
 
-def find_files(source: str | Path, pattern: str) -> list[str]:
+def find_files(source: str | Path, pattern: str, *, store: Path | None = None) -> list[str]:
     """The files below a folder that match a pattern, sorted; a Zarr archive counts as one file.
+
+    Hidden files and folders are left out, and the store that is made. Links to folders are not followed.
 
     Raises:
         RefusedInput: If there is no folder or no file matches.
@@ -73,7 +76,13 @@ def find_files(source: str | Path, pattern: str) -> list[str]:
         raise RefusedInput("--source is a folder of radar files", came=source, do="give an existing folder")
     if _is_zarr(source):
         return [str(source)]
-    paths = sorted(_matching(source, pattern))
+    try:
+        found = set(_matching(source, pattern))
+    except (ValueError, NotImplementedError, IndexError) as error:
+        raise RefusedInput(
+            "pattern is a glob below the source, as **/*.h5", came=f"{pattern!r} ({error})", do="correct it"
+        ) from error
+    paths = sorted(path for path in found if store is None or Path(path).resolve() != store.resolve())
     if not paths:
         raise RefusedInput(
             f"one or more files in --source match the pattern {pattern}",
@@ -95,7 +104,7 @@ def _matching(source: Path, pattern: str) -> Iterator[str]:
 
     found = set()
     for path in source.glob(pattern):
-        if path.name.startswith("."):
+        if any(part.startswith(".") for part in path.relative_to(source).parts):
             continue  # half-written files and locks
         archive = archive_of(path if path.is_dir() else path.parent)
         if archive is not None:
@@ -118,6 +127,9 @@ def read_headers(paths: Iterable[str], reader: str | None) -> tuple[list[Entry],
     """
     entries, refused = [], []
     for path in paths:
+        if Path(path).exists() and not (Path(path).is_file() or Path(path).is_dir()):
+            refused.append(Refusal(path, None, "it is neither a file nor a folder"))
+            continue
         try:
             known = readers.get_reader(reader) if reader else readers.find_reader(path)
             times = known.read_times(Path(path)).astype("datetime64[ns]").astype(np.int64)
@@ -177,6 +189,11 @@ def choose(
             for e in more
         ]  # fmt: skip
     return single, refused, clock
+
+
+def readable_name(path: str) -> str:
+    """A path as text that can be printed and stored, whatever bytes its name has."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def _same(one: Entry, other: Entry) -> bool:

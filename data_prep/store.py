@@ -32,7 +32,7 @@ import xarray as xr
 import zarr
 from zarr.codecs import BloscCodec
 
-from data_prep.quality import CELL_MARKS, FRAME_MARKS, FrameSummary
+from data_prep.quality import CELL_MARKS, FRAME_MARKS, WET_RATE, FrameSummary
 from data_prep.schema import (
     FRAMES_GROUP,
     LARGEST_RATE,
@@ -64,6 +64,13 @@ TABLE = {
     "marks": "uint8",
 }
 """Types of what the group ``frames`` tells of each frame."""
+UNITS = {
+    "observed": {"units": "1", "long_name": "share of all cells that hold data"},
+    "wet": {"units": "1", "long_name": f"share of the observed cells with {WET_RATE:g} mm/h or more"},
+    "largest": {"units": "mm h-1", "long_name": "largest rate before capping"},
+    "mean": {"units": "mm h-1", "long_name": "mean rate of the observed cells before capping"},
+    "marked": {"units": "1", "long_name": "cells with a mark"},
+}
 
 
 @dataclass(frozen=True)
@@ -200,7 +207,7 @@ def create(
     )  # fmt: skip
     frames = root.create_group(FRAMES_GROUP)
     for name, dtype in TABLE.items():
-        _series(frames, name, dtype, _bits(FRAME_MARKS) if name == "marks" else {})
+        _series(frames, name, dtype, _bits(FRAME_MARKS) if name == "marks" else UNITS.get(name, {}))
     frames.create_array(
         "quality", shape=shape, dtype="uint8", chunks=(CHUNK_FRAMES, *shape[1:]), compressors=(blosc,),
         fill_value=0, dimension_names=dimensions,
@@ -358,12 +365,14 @@ def consolidate(path: str | Path, *, frames: int | None = None) -> None:
         frames: How many of its frames readers shall see; as many as now where none is given.
     """
     path = Path(path)
-    count = committed(path) if frames is None else frames
     document = json.loads((path / "zarr.json").read_text())
-    metadata = dict(_members(path, ""))
-    for entry in metadata.values():
-        if (entry.get("dimension_names") or [None])[0] == "time":
-            entry["shape"][0] = count
+    metadata, seen = dict(_members(path, "")), document.get("consolidated_metadata", {}).get("metadata", {})
+    for name, entry in metadata.items():
+        dimension = (entry.get("dimension_names") or [None])[0]
+        if dimension == "time":
+            entry["shape"][0] = committed(path) if frames is None else frames
+        elif dimension == "missing_times" and frames is None and name in seen:
+            entry["shape"][0] = seen[name]["shape"][0]
     document["consolidated_metadata"] = {"kind": "inline", "must_understand": False, "metadata": metadata}
     beside = path / ".zarr.json.new"
     with beside.open("w") as file:

@@ -1,5 +1,7 @@
 import json
+import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -8,7 +10,7 @@ import pyproj
 import pytest
 from stores import same_stores
 
-from data_prep.pipeline import Recipe, prepare, read_latest
+from data_prep.pipeline import Recipe, prepare, prepare_arrays, read_latest
 from data_prep.quality import Quality
 from data_prep.sampling import Sampling
 from data_prep.schema import RefusedInput, open_frames, open_radar, open_store, validate
@@ -256,7 +258,7 @@ def test_a_disk_that_fills_up_loses_nothing_that_was_committed(knmi, tmp_path, m
 
 @pytest.mark.radar
 def test_a_store_without_samples_gets_them_from_the_next_run(knmi, tmp_path):
-    prepare(knmi, tmp_path / "r.zarr", Recipe(sampling=None))
+    prepare(knmi, tmp_path / "r.zarr", replace(SMALL, sampling=None))
     assert prepare(knmi, tmp_path / "r.zarr", SMALL).written == 0
     assert (tmp_path / "r.zarr/samples/zarr.json").is_file()
 
@@ -334,3 +336,91 @@ def test_a_missing_folder_and_one_without_radar_are_refused(tmp_path):
 def test_a_cap_beyond_what_a_store_can_hold_is_refused():
     with pytest.raises(RefusedInput, match="largest_rate"):
         Recipe(quality=Quality(largest_rate=1000))
+
+
+def write_rain(path: Path, rain, frames: slice) -> None:
+    """Some frames as a CF netCDF file."""
+    part = rain[frames].assign_attrs(units="mm h-1", grid_mapping="crs")
+    part.to_dataset().to_netcdf(path, engine="netcdf4")
+
+
+PLAIN = Recipe(sampling=None, splits=Splits(cycle=("train",)))
+
+
+def test_a_file_that_grows_gives_its_new_frames_whatever_its_age(make_rain, tmp_path):
+    rain, folder = make_rain(12, speed=(0.5, 0.25)), tmp_path / "files"
+    folder.mkdir()
+    write_rain(folder / "day.nc", rain, slice(0, 6))
+    assert prepare(folder, tmp_path / "r.zarr", PLAIN).written == 6
+    write_rain(folder / "day.nc", rain, slice(0, 12))
+    os.utime(folder / "day.nc", (0, 0))
+    report = prepare(folder, tmp_path / "r.zarr", PLAIN)
+    assert (report.written, report.refused) == (6, [])
+    np.testing.assert_allclose(open_radar(tmp_path / "r.zarr"), rain, atol=0.0051)
+    assert list(open_frames(tmp_path / "r.zarr")["source"].values[[0, 1, 11]]) == [
+        "day.nc", "day.nc#1", "day.nc#11",
+    ]  # fmt: skip
+
+
+def test_frames_of_another_grid_are_refused_alone_wherever_they_come(make_rain, tmp_path):
+    rain, other = make_rain(24), make_rain(24, spacing=2000.0)
+    for n in range(24):
+        alien = n in (0, 1, 2, 4, 5, 6, 9, 10)
+        write_rain(tmp_path / f"f{n:02d}.nc", other if alien else rain, slice(n, n + 1))
+    report = prepare(tmp_path, tmp_path / "r.zarr", PLAIN)
+    assert [refusal.file for refusal in report.refused] == [f"f{n:02d}.nc" for n in (0, 1, 2, 4, 5, 6, 9, 10)]
+    assert all("another grid" in refusal.reason for refusal in report.refused)
+    assert report.written == 16
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"z_r_a": 300.0}, {"quality": Quality(largest_rate=1.0)}, {"splits": Splits()}, {"layout": "archive"}],
+)
+def test_a_store_keeps_the_settings_that_its_frames_share(make_rain, tmp_path, other):
+    prepare_arrays(iter([make_rain(6)]), tmp_path / "r.zarr", PLAIN)
+    with pytest.raises(RefusedInput, match=f"came: another {next(iter(other))}"):
+        prepare_arrays(iter([make_rain(6, first=6)]), tmp_path / "r.zarr", replace(PLAIN, **other))
+
+
+def test_another_file_for_a_time_that_the_store_holds_is_refused_by_name(make_rain, tmp_path):
+    folder = tmp_path / "files"
+    folder.mkdir()
+    for n in range(4):
+        write_rain(folder / f"f{n}.nc", make_rain(4), slice(n, n + 1))
+    prepare(folder, tmp_path / "r.zarr", PLAIN)
+    write_rain(folder / "f1_corrected.nc", make_rain(4) * 2, slice(1, 2))
+    report = prepare(folder, tmp_path / "r.zarr", PLAIN)
+    (refusal,) = report.refused
+    assert "f1" in refusal.file
+
+
+def test_strange_names_hidden_folders_pipes_and_the_store_itself_do_not_stop_a_run(make_rain, tmp_path):
+    rain = make_rain(4)
+    for n in range(3):
+        write_rain(tmp_path / f"f{n}.nc", rain, slice(n, n + 1))
+    shutil.copyfile(tmp_path / "f2.nc", os.fsencode(tmp_path) + b"/b\xff.nc")
+    (tmp_path / ".snapshot").mkdir()
+    write_rain(tmp_path / ".snapshot" / "f3.nc", rain, slice(3, 4))
+    os.mkfifo(tmp_path / "pipe")
+    for count in (3, 0):
+        report = prepare(tmp_path, tmp_path / "r.zarr", PLAIN)
+        assert report.written == count
+        assert "pipe" in [refusal.file for refusal in report.refused]
+        assert all("zarr" not in refusal.file for refusal in report.refused)
+        json.loads(report.as_json())
+
+
+def test_a_store_that_does_not_tell_where_frames_came_from_is_not_appended_to(make_rain, tmp_path):
+    prepare_arrays(iter([make_rain(4)]), tmp_path / "r.zarr", PLAIN)
+    shutil.rmtree(tmp_path / "r.zarr" / "frames")
+    with pytest.raises(RefusedInput, match="without a group frames"):
+        prepare_arrays(iter([make_rain(4, first=4)]), tmp_path / "r.zarr", PLAIN)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"z_r_a": np.inf}, {"z_r_b": -1.0}, {"time_step_minutes": 0.005}, {"longest_gap_days": 0.0}]
+)
+def test_settings_that_make_no_sense_are_refused(wrong):
+    with pytest.raises(RefusedInput, match=next(iter(wrong))):
+        Recipe(**wrong)

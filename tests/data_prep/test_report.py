@@ -26,7 +26,7 @@ def test_the_text_names_what_was_refused_below_the_source_and_the_json_holds_all
     report.refuse([Refusal(f"/archive/day/{n:02d}.h5", None, "is damaged") for n in range(20)])
     report.mark(np.datetime64("2020-06-01T00:05"), 1 | 4)
     text = report.as_text()
-    assert "10 new frame(s) from 30 file(s) in 2.0 s, 5 frames/s" in text
+    assert "10 new frame(s), 30 file(s) found, 2.0 s, 5 frames/s" in text
     assert "no data 50.0%; of the rest wet (0.1 mm/h or more) 10.00%; largest rate 12.5 mm/h" in text
     assert "marked repeated: 1 frame(s), first 2020-06-01T00:05" in text
     assert "20 refused:\n  day/00.h5: is damaged" in text

@@ -178,7 +178,15 @@ def test_a_truncated_file(run, radar_data, tmp_path):
 def test_what_is_refused_is_reported_and_under_strict_an_error(run, radar_data, store, tmp_path):
     frames = open_radar(store).sizes["time"]
     words = ("prep", "--source", radar_data / "fmi/pgm", "--store", store, "--sampling", "null")
-    words += ("--report", tmp_path / "r.json")
+    words += (
+        "--splits.origin",
+        "2020-06-01T00:00",
+        "--splits.block_minutes",
+        150,
+        "--splits.guard_minutes",
+        0,
+    )
+    words += ("--splits.cycle", '["train", "validation", "test"]', "--report", tmp_path / "r.json")
     status, out, _ = run(*words)
     assert status == 0
     assert "40 refused" in out
