@@ -16,7 +16,7 @@ from data_prep.parallel import Tasks
 from data_prep.quality import FrameSummary, Quality, mark_frame
 from data_prep.report import Report
 from data_prep.schema import RefusedInput, iso, missing_from_clock, open_frames, open_store
-from data_prep.sources import Clock, Refusal
+from data_prep.sources import Clock, Entry, Refusal
 from data_prep.store import (
     Grid,
     clear_uncommitted,
@@ -63,7 +63,7 @@ class Plan:
     create: Callable[[Path, Grid, np.datetime64], None]
     split: Callable[[np.ndarray], np.ndarray]
     quality: Quality
-    name: Callable[[Row], str]
+    name: Callable[[Entry], str]
     clock: Clock
     grid: Grid | None
     frames: int
@@ -208,7 +208,7 @@ class Assembly:
         table = {
             "time": times,
             "split": self._plan.split(times),
-            "source": np.array([self._plan.name(row) for row in rows], dtype=object),
+            "source": np.array([self._plan.name(row.entry) for row in rows], dtype=object),
             "reader": np.array([row.entry.reader for row in rows], dtype=object),
             **{name: np.array([getattr(row.summary, name) for row in rows]) for name in FrameSummary._fields},
             "marks": np.array([mark for piece in pieces for mark in piece.marks], dtype=np.uint8),

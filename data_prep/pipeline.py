@@ -37,6 +37,7 @@ from data_prep.sampling import Sampling, refuse_small_grid, write_samples
 from data_prep.schema import (
     LARGEST_RATE,
     RefusedInput,
+    clock_step,
     iso,
     map_coordinates,
     minutes,
@@ -199,7 +200,10 @@ def prepare_arrays(arrays: Iterator[xr.DataArray], store: str | Path, recipe: Re
 
 
 def _clock_of(array: xr.DataArray, store: Path, recipe: Recipe) -> Clock:
-    times = open_store(store)["time"].values if store.exists() else array["time"].values
+    if store.exists():
+        dataset = open_store(store)
+        return Clock(clock_step(dataset), dataset["time"].values[0])
+    times = array["time"].values
     return Clock(recipe.step or time_step(times), times[0])
 
 
@@ -323,7 +327,7 @@ def _choose(
     if store is not None and store.exists():
         dataset = open_store(store)
         stored = dataset["time"].values
-        held = np.timedelta64(round(dataset.attrs["time_step_minutes"] * 60), "s")
+        held = clock_step(dataset)
         if step is not None and step != held:
             raise RefusedInput(
                 f"a store keeps its time step, here {minutes(held):g} min",
@@ -390,7 +394,7 @@ def _plan(recipe: Recipe, clock: Clock, grid: Grid | None, frames: int, name: Ca
         create_as(path, grid, clock=clock, first=first)
 
     split = partial(split_codes, splits=recipe.splits)
-    return Plan(make, split, recipe.quality, lambda row: name(row.entry), clock, grid, frames)
+    return Plan(make, split, recipe.quality, name, clock, grid, frames)
 
 
 def _loading(entries: list[Entry], conversion: Conversion, tasks: Tasks) -> Iterator[Any]:
@@ -438,7 +442,7 @@ def _finish(store: Path, recipe: Recipe, report: Report) -> None:
     dataset = open_store(store)
     times = dataset["time"].values
     report.frames, report.first, report.last = times.size, iso(times[0]), iso(times[-1])
-    report.time_step_minutes = float(dataset.attrs["time_step_minutes"])
+    step = clock_step(dataset)
+    report.time_step_minutes = minutes(step)
     report.grid = str(Grid.of(dataset["rainfall_rate"]))
-    step = np.timedelta64(round(report.time_step_minutes * 60), "s")
     report.gaps = gaps_of(dataset["missing_times"].values, step)

@@ -32,9 +32,10 @@ import xarray as xr
 from data_prep.readers import Reader, frame, incomplete, locate
 from data_prep.readers.cf_dialects import Dialect, centred, dialect_of, on_levels
 from data_prep.readers.cf_geometry import Axis, coordinates_of, find_axes, make_grid
-from data_prep.readers.cf_source import HDF5_MAGIC, Source, Variable, is_netcdf4, is_zarr, open_source
+from data_prep.readers.cf_source import Source, Variable, is_netcdf4, is_zarr, open_source
 from data_prep.readers.cf_time import Clock, read_clock, time_variable
 from data_prep.readers.cf_values import Unit, decode, unit_of
+from data_prep.readers.hdf5 import MAGIC as HDF5_MAGIC
 from data_prep.readers.netcdf_classic import MAGIC as CLASSIC_MAGIC
 
 STANDARD_NAMES = frozenset({

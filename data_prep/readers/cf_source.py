@@ -23,11 +23,11 @@ import numpy as np
 import zarr
 
 from data_prep.readers import damaged, incomplete, open_content
+from data_prep.readers.hdf5 import MAGIC as HDF5_MAGIC
 from data_prep.readers.netcdf_classic import MAGIC as CLASSIC_MAGIC
 from data_prep.readers.netcdf_classic import read_classic
 from data_prep.schema import RefusedInput
 
-HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 LARGEST_CELLS = 10**8
 """Cells that may be read at once (the largest composites have 4e7); more is taken for a damaged header."""
 LARGEST_SEARCH = 2**26

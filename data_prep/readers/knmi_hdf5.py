@@ -7,11 +7,7 @@ one element, and ``stat_max_value`` is 0 whatever the image holds (so it is not 
 
 from __future__ import annotations
 
-import gzip
-import io
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,17 +18,15 @@ import pyproj
 import xarray as xr
 
 from data_prep.readers import (
-    damaged,
     frame,
     in_nanoseconds,
     incomplete,
     locate,
-    open_content,
     single_frame_reader,
 )
-from data_prep.schema import RefusedInput, map_coordinates
+from data_prep.readers.hdf5 import MAGIC, open_hdf5
+from data_prep.schema import map_coordinates
 
-MAGIC = b"\x89HDF\r\n\x1a\n"
 GROUPS = ("overview", "geographic/map_projection", "image1/calibration")
 """Groups that tell this format from other HDF5."""
 CORNER_TOLERANCE = 0.005
@@ -63,7 +57,7 @@ def detect(head: bytes, path: Path) -> bool:
     """
     if not head.startswith(MAGIC):
         return False
-    with _open(path) as file:
+    with open_hdf5(path) as file:
         return all(group in file for group in GROUPS)
 
 
@@ -73,7 +67,7 @@ def read_time(path: Path) -> np.datetime64:
     Raises:
         RefusedInput: If the file is damaged or its header does not say it.
     """
-    with _open(path) as file:
+    with open_hdf5(path) as file:
         return _time(file, "end", path)
 
 
@@ -87,7 +81,7 @@ def read(path: Path) -> xr.DataArray:
         RefusedInput: If the file is damaged, holds another quantity, lacks something in its header, or its
             grid does not end where the header says.
     """
-    with _open(path) as file:
+    with open_hdf5(path) as file:
         start, end = _time(file, "start", path), _time(file, "end", path)
         if end <= start:
             raise incomplete(path, f"accumulation from {start} to {end}")
@@ -102,20 +96,6 @@ def read(path: Path) -> xr.DataArray:
 
 
 READER = single_frame_reader("knmi_hdf5", detect, read_time, read)
-
-
-@contextmanager
-def _open(path: Path) -> Iterator[h5py.File]:
-    with open_content(path) as content:
-        source = io.BytesIO(content.read()) if isinstance(content, gzip.GzipFile) else path
-    try:
-        with h5py.File(source, "r") as file:
-            yield file
-    except RefusedInput:
-        raise
-    except (OSError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        # What h5py raises for damaged metadata depends on which byte is wrong.
-        raise damaged(path, error) from error
 
 
 def _attribute(file: h5py.File, group: str, name: str, path: Path) -> Any:

@@ -13,11 +13,7 @@ explains and no radar measures is no data: below `LOWEST` in its unit, or beyond
 
 from __future__ import annotations
 
-import gzip
-import io
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,17 +24,15 @@ import pyproj
 import xarray as xr
 
 from data_prep.readers import (
-    damaged,
     frame,
     in_nanoseconds,
     incomplete,
     locate,
-    open_content,
     single_frame_reader,
 )
-from data_prep.schema import RefusedInput, map_coordinates
+from data_prep.readers.hdf5 import MAGIC, open_hdf5
+from data_prep.schema import map_coordinates
 
-MAGIC = b"\x89HDF\r\n\x1a\n"
 OBJECTS = ("COMP", "IMAGE")
 POLAR = ("PVOL", "SCAN", "RAY", "AZIM", "ELEV")
 PREFERENCE = ("RATE", "ACRR", "DBZH", "TH", "DBZ")
@@ -94,7 +88,7 @@ def detect(head: bytes, path: Path) -> bool:
     """
     if not head.startswith(MAGIC):
         return False
-    with _open(path) as file:
+    with open_hdf5(path) as file:
         names = (_plain(file.attrs.get("Conventions")), _attribute((file,), "what", "version"))
         return any(str(name).upper().startswith(("ODIM_H5", "H5RAD")) for name in names)
 
@@ -105,7 +99,7 @@ def read_time(path: Path) -> np.datetime64:
     Raises:
         RefusedInput: If the file is damaged, holds no field that is read, or does not say it.
     """
-    with _open(path) as file:
+    with open_hdf5(path) as file:
         return _header(file, path).time
 
 
@@ -120,7 +114,7 @@ def read(path: Path) -> xr.DataArray:
         RefusedInput: If the file is damaged, holds no field that is read, lacks something in its header, or
             its corners contradict its size.
     """
-    with _open(path) as file:
+    with open_hdf5(path) as file:
         header = _header(file, path)
         grid = _grid(header.levels, path)
         units = _UNITS.get(header.quantity, "dBZ")
@@ -137,20 +131,6 @@ def read(path: Path) -> xr.DataArray:
 
 
 READER = single_frame_reader("odim_hdf5", detect, read_time, read)
-
-
-@contextmanager
-def _open(path: Path) -> Iterator[h5py.File]:
-    with open_content(path) as content:
-        source = io.BytesIO(content.read()) if isinstance(content, gzip.GzipFile) else path
-    try:
-        with h5py.File(source, "r") as file:
-            yield file
-    except RefusedInput:
-        raise
-    except (OSError, LookupError, RuntimeError, TypeError, ValueError, OverflowError, MemoryError) as error:
-        # What h5py raises for damaged metadata depends on which byte is wrong.
-        raise damaged(path, error) from error
 
 
 def _plain(value: Any) -> Any:
