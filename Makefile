@@ -17,6 +17,8 @@ $(STAMP): pyproject.toml $(CONSTRAINTS)
 	$(PY) -m pip install -q -c $(CONSTRAINTS) torch uv
 	$(PY) -m uv pip install -q --python $(PY) -c $(CONSTRAINTS) -e '.[test]' \
 	  || $(PY) -m pip install -q -c $(CONSTRAINTS) -e '.[test]'
+	@$(PY) -m uv pip install -q --python $(PY) -c $(CONSTRAINTS) -e '.[baselines]' \
+	  || echo "pysteps could not be compiled: models sprog, anvil and steps are not available, their tests are skipped"
 	@touch $@
 
 demo: setup

@@ -64,7 +64,8 @@ def forecast(
     """Forecast from the frames up to a time and write a CF NetCDF file with all members.
 
     Args:
-        model: persistence, extrapolation, or a checkpoint file.
+        model: persistence, extrapolation, extrapolation-ensemble, climatology, sprog, anvil, steps, or a
+            checkpoint file.
         source: RADAR.zarr, or a folder of radar files (then --prep says how to read them).
         output: Forecast file to write.
         time: Time of the last frame to use, ISO 8601 in UTC, or latest.
@@ -75,11 +76,13 @@ def forecast(
         allow_dry: Write a forecast even if no frame of the context holds rain.
         device: Where to compute, as torch names devices.
     """
+    from data_prep.schema import open_radar
     from nowcast.forecaster import refuse_dry
     from nowcast.load import load_forecaster
     from nowcast.products import forecast_to_file
 
-    forecaster = load_forecaster(model, device=device)
+    radar = open_radar(source) if prep is None else None
+    forecaster = load_forecaster(model, device=device, radar=radar)
     context = _context(source, time, forecaster.context_frames, prep)
     if not allow_dry:
         refuse_dry(context)
@@ -89,57 +92,11 @@ def forecast(
     return DONE
 
 
-def verify(
-    model: list[str],
-    store: str,
-    output: str,
-    reference: str = "persistence",
-    part: Literal["held_out", "all", "train", "validation", "test"] = "held_out",
-    stride: int = 1,
-    members: int = 10,
-    lead_steps: int = 18,
-    seed: int = 0,
-    device: str = "cpu",
-) -> int:
-    """Score models on hindcasts from a store: table, scores.nc and scores.png.
+def verify(settings: Any) -> int:
+    """Score models on hindcasts from a store: table, report.html and scores.nc."""
+    from nowcast.verify_store import verify_store
 
-    Args:
-        model: Model to score: persistence, extrapolation or a checkpoint, also as NAME=CHECKPOINT; repeat
-            the option for more.
-        store: RADAR.zarr.
-        output: Folder for the scores.
-        reference: Model that skill is measured against.
-        part: Frames to use; held_out leaves out every window with a training frame.
-        stride: Every how many-th start to take.
-        members: Ensemble size of every model that is not deterministic.
-        lead_steps: Future frames.
-        seed: Of the members.
-        device: Where to compute, as torch names devices.
-    """
-    from data_prep.schema import iso, open_radar
-    from nowcast.evaluation import evaluate, scored, skill_table, valid_starts
-    from nowcast.load import load_forecasters
-    from nowcast.plotting import plot_scores, save_figure
-
-    forecasters = load_forecasters([reference, *model], device=device)
-    frames = max(forecaster.context_frames for forecaster in forecasters.values())
-    radar = open_radar(store)
-    starts = valid_starts(radar, context_frames=frames, lead_steps=lead_steps, stride=stride, part=part)
-    sums = evaluate(forecasters, radar, starts, lead_steps=lead_steps, members=members, seed=seed)
-    first = next(iter(forecasters))
-    scores = scored(sums, first).assign_attrs(store=store, part=part, members=members, seed=seed)
-    folder = Path(output)
-    folder.mkdir(parents=True, exist_ok=True)
-    sums.to_netcdf(folder / "sums.nc")
-    scores.to_netcdf(folder / "scores.nc")
-    save_figure(plot_scores(scores, variables=("crps", "mae", "csi", "bias")), folder / "scores.png")
-    cells = sums["cells"].isel(model=0).sum("case")
-    share = float(cells[-1] / cells[0])
-    print(f"{len(starts)} cases from {iso(starts[0])} to {iso(starts[-1])}, part {part} of {store}")
-    print(f"{members} members of every model that is not deterministic")
-    print(f"Scored are cells that every model forecasts: at the last lead time {share:.0%} of the first\n")
-    print(skill_table(sums, [first]))
-    print(f"\n{folder}: scores.nc, sums.nc, scores.png")
+    print(verify_store(settings))
     return DONE
 
 
@@ -340,8 +297,7 @@ def _parse_signature(name: str, argv: Sequence[str]) -> Callable[[], int]:
     for argument in positional:
         parser.add_argument(argument, type=str, nargs="+" if command is import_ocf else None)
     parser.add_function_arguments(command, skip=set(positional), fail_untyped=True)
-    words = _appending(argv) if command is verify else list(argv)
-    return partial(command, **parser.parse_args(words).as_dict())
+    return partial(command, **parser.parse_args(list(argv)).as_dict())
 
 
 def _parse_recipe(name: str, argv: Sequence[str]) -> Callable[[], int]:  # noqa: ARG001
@@ -349,6 +305,18 @@ def _parse_recipe(name: str, argv: Sequence[str]) -> Callable[[], int]:  # noqa:
     parser = _recipe_parser()
     settings = parser.parse_args(argv)
     return partial(prep, settings, lambda: _as_recipe(parser, settings))
+
+
+def _parse_verification(name: str, argv: Sequence[str]) -> Callable[[], int]:  # noqa: ARG001
+    """Parse the options of ``verify``, which are the settings of a verification."""
+    from jsonargparse import ArgumentParser
+
+    from nowcast.verify_store import StoreVerification
+
+    parser = ArgumentParser(prog="nowcast verify", description=_summary(verify))
+    parser.add_argument("--config", action="config", help="These options as a YAML file.")
+    parser.add_class_arguments(StoreVerification)
+    return partial(verify, _instance(parser, parser.parse_args(_appending(argv)), StoreVerification))
 
 
 def _pass_on(name: str, argv: Sequence[str]) -> Callable[[], int]:
@@ -379,12 +347,17 @@ def _recipe_parser(*, required: bool = True) -> Any:
 
 
 def _as_recipe(parser: Any, settings: Any) -> Any:
-    from dataclasses import fields
-
     from data_prep.pipeline import Recipe
 
+    return _instance(parser, settings, Recipe)
+
+
+def _instance(parser: Any, settings: Any, kind: type) -> Any:
+    """The dataclass whose fields are among the options of a parser."""
+    from dataclasses import fields
+
     values = parser.instantiate(settings)
-    return Recipe(**{field.name: values[field.name] for field in fields(Recipe)})
+    return kind(**{field.name: values[field.name] for field in fields(kind)})
 
 
 def _context(source: str, time: str, frames: int, prep: str | None) -> Any:
@@ -393,7 +366,7 @@ def _context(source: str, time: str, frames: int, prep: str | None) -> Any:
 
     from data_prep.pipeline import read_latest
     from data_prep.schema import RefusedInput, open_radar
-    from nowcast.evaluation import context_at
+    from nowcast.cases import context_at
 
     try:
         instant = None if time == "latest" else np.datetime64(time.removesuffix("Z"), "ns")
@@ -436,5 +409,5 @@ def _summary(command: Callable[..., int]) -> str:
     return (command.__doc__ or "").strip().splitlines()[0]
 
 
-PARSERS = {"prep": _parse_recipe, "train": _pass_on, "doctor": _pass_on}
+PARSERS = {"prep": _parse_recipe, "verify": _parse_verification, "train": _pass_on, "doctor": _pass_on}
 """How the options of a command are parsed, where they are not the signature of its function."""

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytorch_lightning as pl
-import xarray as xr
 
 from data_prep.pipeline import Recipe, prepare_arrays
 from data_prep.sampling import Sampling
@@ -18,13 +17,14 @@ from data_prep.splits import Splits
 from data_prep.store import SHARD_FRAMES, About
 from data_prep.synthetic import SyntheticRain, generate
 from nowcast.datamodule import RadarDataModule
-from nowcast.evaluation import context_at, evaluate, scored, skill_table, valid_starts
+from nowcast.cases import context_at, valid_starts
 from nowcast.forecaster import Forecaster
 from nowcast.gan import NowcastGAN
 from nowcast.load import load_forecaster
 from nowcast.model import PRESETS, Discriminator, Generator
-from nowcast.plotting import animate, plot_panel, plot_scores, save_figure
+from nowcast.plotting import animate, plot_panel, save_figure
 from nowcast.products import read_forecast, write_forecast
+from nowcast.verify_store import StoreVerification, verify_store
 
 FRAMES = 240
 BATCH = 3
@@ -58,14 +58,14 @@ def run_demo(
     out.mkdir(parents=True, exist_ok=True)
     store = make_store(out / "synthetic.zarr", seed=seed)
     checkpoint = train(store, out, seconds=train_seconds, seed=seed)
-    forecasters = {
-        name: load_forecaster(model)
-        for name, model in (("persistence", "persistence"), ("extrapolation", "extrapolation"),
-                            ("tiny", checkpoint))
-    }  # fmt: skip
-    sums = verify(store, forecasters, out, members=members, cases=cases, seed=seed)
-    print(f"\n{skill_table(sums, ['persistence', 'extrapolation'])}\n")
-    draw(store, forecasters["tiny"], out, time=sums["case"].values[-1], members=members, seed=seed)
+    starts = valid_starts(open_radar(store), context_frames=4, lead_steps=18, part="test")
+    print(f"3/4  Verification: {cases} cases of the test split, {members} members, {iso(starts[0])} and later")
+    settings = StoreVerification(
+        model=["extrapolation", f"tiny={checkpoint}"], store=str(store), output=str(out / "scores"),
+        part="test", stride=max(1, -(-starts.size // cases)), members=members, seed=seed,
+    )  # fmt: skip
+    print(f"\n{verify_store(settings)}\n")
+    draw(store, load_forecaster(checkpoint), out, time=starts[-1], members=members, seed=seed)
     print(f"\nEverything lies in {out}:")
     for path in sorted(out.iterdir()):
         print(f"  {path}")
@@ -115,23 +115,6 @@ def train(store: Path, out: Path, *, seconds: float, seed: int) -> Path:
     checkpoint = out / "tiny.ckpt"
     trainer.save_checkpoint(checkpoint)
     return checkpoint
-
-
-def verify(
-    store: Path, forecasters: dict[str, Forecaster], out: Path, *, members: int, cases: int, seed: int
-) -> xr.Dataset:
-    """Score all models on cases that no training window saw; scores go to a file and a figure."""
-    radar = open_radar(store)
-    starts = valid_starts(radar, context_frames=4, lead_steps=18, part="test")
-    starts = starts[np.linspace(0, starts.size - 1, cases).astype(int)]
-    print(
-        f"3/4  Verification: {cases} cases of the test split, {members} members, {iso(starts[0])} and later"
-    )
-    sums = evaluate(forecasters, radar, starts, members=members, seed=seed)
-    scores = scored(sums, "persistence")
-    scores.to_netcdf(out / "scores.nc")
-    save_figure(plot_scores(scores, variables=("crps", "mae", "csi", "bias")), out / "scores.png")
-    return sums
 
 
 def draw(

@@ -1,24 +1,226 @@
-"""Any forecasters over any cases, on the same pixels: sums, then scores, then skill."""
+"""From the results of cases to scores with intervals: sums first, divide last, the same cells for all."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Mapping, Sequence
-from typing import Literal
+import json
+import tempfile
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import xarray as xr
 
-from data_prep.schema import SPLITS, RefusedInput, iso, time_step
+from data_prep.schema import RefusedInput, iso
 from nowcast.baselines import Persistence
+from nowcast.cases import Case
+from nowcast.files import written_whole
 from nowcast.forecaster import Forecaster
-from nowcast.verification import lead_sums, score, skill
+from nowcast.hindcasts import Hindcasts, rank_seed, results, scored_cells, spacing_km
+from nowcast.stored_forecasts import on_one_grid, reference_time
+from nowcast.verification import ScoreSettings, lead_sums, score, skill
+from nowcast.verification.labels import label_sums
+from nowcast.verification.uncertainty import block_labels, default_block_length, intervals, permutation_test
 
-logger = logging.getLogger(__name__)
+BY_CASE = ("cells", "forecast", "observed", "absolute_error", "squared_error", "crps_error", "crps_spread",
+           "hits", "misses", "false_alarms")  # fmt: skip
+"""Sums that scores of single cases are made from."""
+HOUR = np.timedelta64(1, "h")
 
-THRESHOLDS = (0.5, 1.0, 2.0, 5.0)
-"""mm/h."""
-Part = Literal["held_out", "all", "train", "validation", "test"]
+
+class Failure(NamedTuple):
+    """A model that gave no forecast of a case."""
+
+    model: str
+    time: np.datetime64
+    message: str
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Sums of many cases, added up in several ways; cases that a model failed on are in none of them.
+
+    Attributes:
+        blocks: Sums by ``block`` of consecutive cases, the units that intervals are made from.
+        hours: Sums by ``hour`` of the day (UTC) of the reference time.
+        cases: Scores of single cases by ``case, model, lead_time``; ``case`` is its name, beside
+            ``reference_time(case)`` and ``weight(case)``.
+        failures: What went wrong, model by model and case by case.
+        block_length: Of the blocks.
+        settings: What the sums were made with.
+    """
+
+    blocks: xr.Dataset
+    hours: xr.Dataset
+    cases: xr.Dataset
+    failures: tuple[Failure, ...]
+    block_length: np.timedelta64
+    settings: ScoreSettings = field(default_factory=ScoreSettings)
+
+    @property
+    def models(self) -> list[str]:
+        """Those that are scored: all but those that failed on every case."""
+        return [str(name) for name in self.blocks["model"].values]
+
+    def total(self) -> xr.Dataset:
+        """Sums over all cases."""
+        return self.blocks.sum("block")
+
+    def scores(self, reference: str, settings: ScoreSettings | None = None) -> xr.Dataset:
+        """Scores over all cases, their skill against one model, and the spectra.
+
+        Args:
+            reference: Name of the model that skill is measured against.
+            settings: What the sums were made with, if that is not what they say themselves.
+
+        Raises:
+            RefusedInput: If the reference is not among the models that are scored.
+        """
+        if reference not in self.models:
+            first = next((failure.message for failure in self.failures if failure.model == reference), "none")
+            raise RefusedInput(
+                "the reference is a model that gave forecasts",
+                came=f"{reference}, which gave none ({first})",
+                do=f"one of {self.models}, or mend it",
+            )
+        return scored(self.total(), reference, settings or self.settings)
+
+    def uncertainty(self, reference: str, *, seed: int = 0) -> xr.Dataset:
+        """Intervals of scores, differences and skill, and p-values, from resampled and exchanged blocks."""
+        tested = permutation_test(self.blocks, reference, seed=seed)
+        ranges = intervals(self.blocks, reference, seed=seed)
+        return xr.merge([ranges, tested], combine_attrs="drop_conflicts")
+
+
+def scored(sums: xr.Dataset, reference: str, settings: ScoreSettings | None = None) -> xr.Dataset:
+    """Scores of sums over all cases that count, with skill against one model and the spectra."""
+    scores = score(sums, settings or ScoreSettings())
+    spectra = sums[[name for name in ("power", "observed_power") if name in sums]]
+    return xr.merge([scores, skill(scores, reference), spectra]).assign_attrs(reference=reference)
+
+
+def evaluate(
+    forecasters: Mapping[str, Forecaster],
+    radar: xr.DataArray,
+    starts: Sequence[np.datetime64] | np.ndarray | Sequence[Case],
+    *,
+    lead_steps: int = 18,
+    members: int = 20,
+    seed: int = 0,
+    scores: ScoreSettings | None = None,
+    workers: int = 1,
+) -> Evaluation:
+    """Hindcasts of all forecasters from all starts.
+
+    Args:
+        forecasters: By name.
+        radar: Rain array with contexts and truth.
+        starts: Reference times, as `valid_starts` gives them, or cases, as `sampled_cases` does.
+        lead_steps: Future frames.
+        members: Members of every forecaster that is not deterministic.
+        seed: Of the members.
+        scores: What the scores look at.
+        workers: Processes that work on cases.
+
+    Raises:
+        RefusedInput: If no case is left that any model gave a forecast of.
+    """
+    hindcasts = Hindcasts(forecasters, radar, lead_steps, members, seed, scores or ScoreSettings())
+    cases = [start if isinstance(start, Case) else Case(start.astype("datetime64[ns]")) for start in starts]
+    with tempfile.TemporaryDirectory() as folder:
+        return evaluate_cases(hindcasts, cases, folder=Path(folder), workers=workers)
+
+
+def evaluate_cases(
+    hindcasts: Hindcasts,
+    cases: Sequence[Case],
+    *,
+    folder: Path,
+    workers: int = 1,
+    scheduler: str | None = None,
+    block_length: np.timedelta64 | None = None,
+) -> Evaluation:
+    """Forecast and score cases, keeping the result of each in a folder; see `hindcasts.results`.
+
+    Args:
+        hindcasts: Models and settings.
+        cases: What to forecast.
+        folder: Where results are kept; what is there is not computed again.
+        workers: Processes that work on cases.
+        scheduler: Address of a dask.distributed scheduler to work on them instead.
+        block_length: Of the blocks that intervals are made from; see `default_block_length`.
+
+    Raises:
+        RefusedInput: If no case is left that any model gave a forecast of.
+    """
+    if not cases:
+        raise RefusedInput("there is a case to verify", came="none", do="choose other starts")
+    found = results(hindcasts, cases, folder=folder, workers=workers, scheduler=scheduler)
+    failed = [json.loads(result.attrs["failures"]) for result in found]
+    failures = tuple(
+        Failure(model, case.time, message)
+        for case, messages in zip(cases, failed, strict=True)
+        for model, message in messages.items()
+    )
+    models = [name for name in hindcasts.forecasters if not all(name in messages for messages in failed)]
+    whole = [not any(name in messages for name in models) for messages in failed]
+    kept = [case for case, counts in zip(cases, whole, strict=True) if counts]
+    if not models or not kept:
+        model, time, message = failures[0]
+        raise RefusedInput(
+            "a case counts if every model that works at all gives a forecast of it",
+            came=f"none of {len(cases)} does: {model} at {iso(time)}: {message}",
+            do="leave out the model that fails, or mend it",
+        )
+    times = np.array([case.time for case in kept])
+    length = block_length or default_block_length(times, hindcasts.lead_times[-1])
+    blocks, hours, single = _gather(kept, models, folder, length)
+    return Evaluation(blocks, hours, single, failures, length, hindcasts.scores)
+
+
+def _gather(
+    cases: Sequence[Case], models: list[str], folder: Path, length: np.timedelta64
+) -> tuple[xr.Dataset, xr.Dataset, xr.Dataset]:
+    """Sums by block and by hour, and scores by case, from one file after another."""
+    labels = block_labels(np.array([case.time for case in cases]), length)
+    blocks, hours = _Sums(), _Sums()
+    single = []
+    for case, label in zip(cases, labels, strict=True):
+        with xr.open_dataset(folder / f"{case.name}.nc", engine="netcdf4", decode_timedelta=True) as result:
+            sums = result.sel(model=models).load()
+        blocks.add(int(label), sums, case.weight)
+        hours.add(int((case.time - case.time.astype("datetime64[D]")) / HOUR), sums, case.weight)
+        own = {"case": case.name, "reference_time": case.time, "weight": case.weight}
+        single.append(score(sums[list(BY_CASE)]).assign_coords(own))
+    return blocks.dataset("block"), hours.dataset("hour"), xr.concat(single, dim="case")
+
+
+class _Sums:
+    """Weighted sums of datasets by a key; all have the variables and sizes of the first."""
+
+    def __init__(self) -> None:
+        self._by_key: dict[int, dict[Hashable, np.ndarray]] = {}
+        self._first: xr.Dataset | None = None
+
+    def add(self, key: int, sums: xr.Dataset, weight: float) -> None:
+        """Take a dataset in."""
+        if self._first is None:
+            self._first = sums
+        totals = self._by_key.setdefault(key, {name: np.zeros(sums[name].shape) for name in sums})
+        for name in sums:
+            totals[name] += weight * sums[name].values
+
+    def dataset(self, dim: str) -> xr.Dataset:
+        """The sums along a dim of that name, in the order of the keys."""
+        assert self._first is not None
+        keys = sorted(self._by_key)
+        kept = self._first.drop_vars(["reference_time", "weight"], errors="ignore")
+        variables = {
+            name: ((dim, *kept[name].dims), np.stack([self._by_key[key][name] for key in keys]))
+            for name in kept
+        }
+        return xr.Dataset(variables, coords={**kept.coords, dim: keys})
 
 
 def verify(
@@ -26,7 +228,7 @@ def verify(
     *,
     truth: xr.DataArray,
     reference: str = "persistence",
-    thresholds: Sequence[float] = THRESHOLDS,
+    settings: ScoreSettings | None = None,
 ) -> xr.Dataset:
     """Score forecasts of one reference time against what fell.
 
@@ -34,41 +236,19 @@ def verify(
         forecasts: By name, each (realization, lead_time, y, x) in mm/h, of one reference time.
         truth: Rain array that holds the valid times.
         reference: Name of the forecast that skill is measured against; persistence is made if not given.
-        thresholds: mm/h.
+        settings: What the scores look at.
 
     Returns:
-        Scores and skill by ``model, lead_time, threshold``.
+        Scores and skill by ``model, lead_time, ...``; see `nowcast.verification.score`.
 
     Raises:
-        RefusedInput: If forecasts differ in time or grid, or the truth lacks a valid time.
+        RefusedInput: If forecasts differ in time, grid or units, or the truth lacks a valid time.
     """
+    refuse_unlike(forecasts, truth)
     first = next(iter(forecasts.values()))
-    start = first["forecast_reference_time"].values
-    for name, forecast in forecasts.items():
-        same = forecast.shape[1:] == first.shape[1:] and all(
-            np.array_equal(forecast[axis], first[axis])
-            for axis in ("forecast_reference_time", "lead_time", "y", "x")
-        )
-        if not same:
-            raise RefusedInput(
-                "forecasts to compare have one reference time, one set of lead times and one grid",
-                came=f"{name} at {iso(forecast['forecast_reference_time'].values)} with {forecast.shape[1:]}",
-                do="verify them one by one",
-            )
-    lacking = np.setdiff1d([start, *first["time"].values], truth["time"].values)
-    if lacking.size:
-        raise RefusedInput(
-            "the truth holds the reference time and every valid time of the forecasts",
-            came=f"no frame at {iso(lacking[0])}",
-            do="shorten the forecast or wait for the truth",
-        )
-    if not all(np.array_equal(truth[axis], first[axis]) for axis in ("y", "x")):
-        raise RefusedInput(
-            "forecasts and truth lie on one grid",
-            came=f"{first.shape[2:]} cells against {truth.shape[1:]}, or cells elsewhere",
-            do="verify against the archive the forecasts were made from",
-        )
-    members = {name: forecast.values for name, forecast in forecasts.items()}
+    start = reference_time(first)
+    leads = first["lead_time"].values
+    members = {name: forecast.values.astype(np.float32) for name, forecast in forecasts.items()}
     if reference == Persistence.name and reference not in members:
         last = truth.sel(time=start).values.astype(np.float32)
         members[reference] = np.broadcast_to(last, (1, *first.shape[1:]))
@@ -78,197 +258,87 @@ def verify(
             came=reference,
             do=f"one of {list(members)}",
         )
-    observed = truth.sel(time=first["time"].values).values
-    sums = _case_sums(members, observed, thresholds)
-    sums = sums.assign_coords(lead_time=first["lead_time"].values, threshold=list(thresholds))
-    return scored(sums, reference)
+    settings = settings or ScoreSettings()
+    observed = truth.sel(time=start + leads).values.astype(np.float32)
+    mask = scored_cells(observed, settings.margin)
+    for values in members.values():
+        mask &= np.isfinite(values).all(axis=0)
+    spacing = spacing_km(truth)
 
+    def at(lead: int, values: np.ndarray) -> dict[str, np.ndarray]:
+        seed = rank_seed(start, leads[lead])
+        return lead_sums(values, observed[lead], mask[lead], settings, spacing=spacing, seed=seed)
 
-def evaluate(
-    forecasters: Mapping[str, Forecaster],
-    radar: xr.DataArray,
-    starts: Sequence[np.datetime64] | np.ndarray,
-    *,
-    lead_steps: int = 18,
-    members: int = 20,
-    seed: int = 0,
-    thresholds: Sequence[float] = THRESHOLDS,
-) -> xr.Dataset:
-    """Hindcasts of all forecasters from all starts, as sums.
-
-    Args:
-        forecasters: By name.
-        radar: Rain array with contexts and truth.
-        starts: Reference times, as `valid_starts` gives them.
-        lead_steps: Future frames.
-        members: Members of every forecaster that is not deterministic.
-        seed: Of the members.
-        thresholds: mm/h.
-
-    Returns:
-        Sums by ``case, model, lead_time, threshold``; ``case`` is the reference time.
-    """
-    step = time_step(radar["time"].values)
-    leads = step * np.arange(1, lead_steps + 1)
-    longest = max(forecaster.context_frames for forecaster in forecasters.values())
-    cases = []
-    for number, start in enumerate(starts, start=1):
-        window = radar.sel(time=slice(start - longest * step, start + leads[-1])).load()
-        forecasts = {
-            name: forecaster.forecast(
-                context_at(window, start, forecaster.context_frames),
-                lead_steps=lead_steps,
-                members=members,
-                seed=seed,
-            ).values
-            for name, forecaster in forecasters.items()
-        }
-        cases.append(_case_sums(forecasts, window.sel(time=start + leads).values, thresholds))
-        logger.info("case %d of %d: %s", number, len(starts), iso(start))
-    sums = xr.concat(cases, dim="case")
-    return sums.assign_coords(
-        case=np.array(starts, dtype="datetime64[ns]"), lead_time=leads, threshold=list(thresholds)
-    )
-
-
-def scored(sums: xr.Dataset, reference: str) -> xr.Dataset:
-    """Scores over all cases, and their skill against one model."""
-    total = sums.sum("case") if "case" in sums.dims else sums
-    scores = score(total)
-    return xr.merge([scores, skill(scores, reference), total[["cells"]]]).assign_attrs(reference=reference)
-
-
-def skill_table(sums: xr.Dataset, references: Sequence[str], *, threshold: float = 1.0) -> str:
-    """Scores and skill by lead time as text: CRPS and MAE in mm/h, and CSI at one threshold.
-
-    Args:
-        sums: As `evaluate` makes them.
-        references: Models to give the skill against, each in columns of its own.
-        threshold: Of the CSI, mm/h.
-    """
-    total = sums.sum("case")
-    scores = score(total).sel(threshold=threshold)
-    skills = {name: skill(scores, name) for name in references}
-    models = [str(name) for name in scores["model"].values]
-    lines = []
-    titles = {
-        "crps": "CRPS of the ensemble, mm/h",
-        "mae": "MAE of the ensemble mean, mm/h",
-        "csi": f"CSI of the ensemble mean, {threshold:g} mm/h or more",
+    by_model = {
+        name: [at(lead, values[:, lead]) for lead in range(leads.size)] for name, values in members.items()
     }
-    for name, title in titles.items():
-        columns = [(model, scores[name].sel(model=model), "{:.3f}") for model in models]
-        columns += [
-            (f"{model} vs {against}", 100 * values[f"{name}_skill"].sel(model=model), "{:+.0f} %")
-            for against, values in skills.items()
-            for model in models
-            if model != against and models.index(model) > models.index(against)
-        ]
-        widths = [max(len(label), 8) for label, _, _ in columns]
-        lines += ["", f"{title}  (last columns: skill)", " lead  " + _row([c[0] for c in columns], widths)]
-        for lead in range(scores.sizes["lead_time"]):
-            minute = scores["lead_time"].values[lead] / np.timedelta64(1, "m")
-            cells = [shape.format(float(values[lead])) for _, values, shape in columns]
-            lines.append(f"{minute:>4.0f}'  " + _row(cells, widths))
-    return "\n".join(lines).lstrip("\n")
+    shape = observed.shape[1:]
+    sums = label_sums(by_model, lead_times=leads, settings=settings, shape=shape, spacing=spacing)
+    return scored(sums, reference, settings)
 
 
-def _row(cells: Sequence[str], widths: Sequence[int]) -> str:
-    return "  ".join(cell.rjust(width) for cell, width in zip(cells, widths, strict=True))
-
-
-def valid_starts(
-    radar: xr.DataArray, *, context_frames: int, lead_steps: int, stride: int = 1, part: Part = "held_out"
-) -> np.ndarray:
-    """Reference times whose whole window, context and lead times, is in a store without a gap.
-
-    Args:
-        radar: Rain array with, if it has one, the coordinate ``split(time)``.
-        context_frames: Frames up to and including the reference time.
-        lead_steps: Frames after it.
-        stride: Every how many-th start to take.
-        part: Windows of one split; ``held_out`` takes those without any training frame.
+def refuse_unlike(forecasts: Mapping[str, xr.DataArray], truth: xr.DataArray) -> None:
+    """Refuse forecasts that differ from one another or from the truth in time, grid or units.
 
     Raises:
-        RefusedInput: If there is none.
+        RefusedInput: If they do.
     """
-    times = radar["time"].values
-    length = context_frames + lead_steps
-    span = (length - 1) * time_step(times)
-    allowed = _allowed(radar, part)
-    if lead_steps < 1 or stride < 1:
-        raise RefusedInput(
-            "lead_steps and stride are 1 or more", came=f"{lead_steps} and {stride}", do="correct the number"
-        )
-    starts = [
-        times[first + context_frames - 1]
-        for first in range(times.size - length + 1)
-        if times[first + length - 1] - times[first] == span and allowed[first : first + length].all()
-    ]
-    if not starts:
-        raise RefusedInput(
-            f"the store holds an unbroken window of {length} frames in part '{part}'",
-            came=f"{times.size} frames, {int(allowed.sum())} of them in that part",
-            do="choose another --part (all, train, validation, test) or fewer lead steps",
-        )
-    return np.array(starts[::stride])
-
-
-def context_at(radar: xr.DataArray, time: np.datetime64, frames: int) -> xr.DataArray:
-    """The frames of a store up to a time.
-
-    Raises:
-        RefusedInput: If the time is not in the store, or a frame before it is missing.
-    """
-    times = radar["time"].values
-    if time not in times:
-        near = times[np.abs(times - time).argmin()]
-        raise RefusedInput(
-            f"--time is the time of a frame between {iso(times[0])} and {iso(times[-1])}",
-            came=iso(time),
-            do=f"the nearest frame is {iso(near)}",
-        )
-    step = time_step(times)
-    wanted = time - step * np.arange(frames - 1, -1, -1)
-    lacking = np.setdiff1d(wanted, times)
+    if not forecasts:
+        raise RefusedInput("there is a forecast to verify", came="none", do="give one by its name")
+    first = next(iter(forecasts.values()))
+    axes = ("forecast_reference_time", "lead_time")
+    for name, forecast in forecasts.items():
+        same = all(np.array_equal(forecast[axis], first[axis]) for axis in axes)
+        if not same or not on_one_grid(forecast, first):
+            raise RefusedInput(
+                "forecasts to compare have one reference time, one set of lead times and one grid",
+                came=f"{name} at {iso(forecast['forecast_reference_time'].values)} with {forecast.shape[1:]}",
+                do="verify them one by one",
+            )
+        _refuse_unit(name, forecast)
+    _refuse_unit("the truth", truth)
+    start = first["forecast_reference_time"].values
+    lacking = np.setdiff1d([start, *(start + first["lead_time"].values)], truth["time"].values)
     if lacking.size:
         raise RefusedInput(
-            f"a context is {frames} frames without a gap up to {iso(time)}",
-            came=f"no frame at {', '.join(iso(gap) for gap in lacking)}",
-            do="choose a time after the gap",
+            "the truth holds the reference time and every valid time of the forecasts",
+            came=f"no frame at {iso(lacking[0])}",
+            do="shorten the forecast or wait for the truth",
         )
-    return radar.sel(time=slice(wanted[0], wanted[-1]))
+    if not on_one_grid(first, truth):
+        raise RefusedInput(
+            "forecasts and truth lie on one grid",
+            came=f"{first.shape[2:]} cells against {truth.shape[1:]}, or cells elsewhere",
+            do="verify against the archive the forecasts were made from",
+        )
 
 
-def _allowed(radar: xr.DataArray, part: Part) -> np.ndarray:
-    """Frames that a part may use, (time,)."""
-    if part == "all" or ("split" not in radar.coords and part == "held_out"):
-        return np.ones(radar.sizes["time"], bool)
-    if "split" not in radar.coords:
-        raise RefusedInput("a part of the data is marked in the store", came=part, do="use --part all")
-    codes = radar["split"].values
-    if part == "held_out":
-        return codes != SPLITS.index("train")
-    return codes == SPLITS.index(part)
+def write_scores(evaluation: Evaluation, scores: xr.Dataset, uncertainty: xr.Dataset, folder: Path) -> None:
+    """Write ``sums.nc`` (by block) and ``scores.nc`` (all cases; groups ``hour`` and ``case``)."""
+    with written_whole(folder / "sums.nc") as name:
+        evaluation.blocks.assign_attrs(scores.attrs).to_netcdf(name)
+    whole = xr.merge([scores, uncertainty], combine_attrs="drop_conflicts")
+    whole["lead_time"].attrs |= {"standard_name": "forecast_period", "long_name": "time since the last frame"}
+    groups = {"hour": score(evaluation.hours, evaluation.settings), "case": evaluation.cases}
+    with written_whole(folder / "scores.nc") as name:
+        whole.assign_attrs(Conventions="CF-1.11", title="scores of rain forecasts").to_netcdf(name)
+        for group, dataset in groups.items():
+            dataset.to_netcdf(name, group=group, mode="a")
 
 
-def _case_sums(
-    forecasts: Mapping[str, np.ndarray], observed: np.ndarray, thresholds: Sequence[float]
-) -> xr.Dataset:
-    """Sums by model, lead time and threshold over the cells that every model and the truth have."""
-    mask = np.isfinite(observed)
-    for members in forecasts.values():
-        mask &= np.isfinite(members).all(axis=0)
-    by_model = []
-    for members in forecasts.values():
-        leads = [
-            lead_sums(members[:, lead], observed[lead], mask[lead], thresholds=thresholds)
-            for lead in range(observed.shape[0])
-        ]
-        by_model.append({name: np.stack([sums[name] for sums in leads]) for name in leads[0]})
-    variables = {}
-    for name in by_model[0]:
-        values = np.stack([sums[name] for sums in by_model])
-        dims = ("model", "lead_time", "threshold")[: values.ndim]
-        variables[name] = (dims, values)
-    return xr.Dataset(variables, coords={"model": list(forecasts)})
+def settings_attributes(settings: Mapping[str, object], scores: ScoreSettings) -> dict[str, str]:
+    """Settings as attributes of a file."""
+    told = {**settings, **asdict(scores)}
+    return {name: ", ".join(map(str, value)) if isinstance(value, Iterable) and not isinstance(value, str)
+            else str(value) for name, value in told.items()}  # fmt: skip
+
+
+def _refuse_unit(name: str, rain: xr.DataArray) -> None:
+    from data_prep.schema import RATE_UNITS
+
+    if rain.attrs.get("units") not in RATE_UNITS:
+        raise RefusedInput(
+            f"rain rates are in one of {RATE_UNITS}",
+            came=f"{name} in {rain.attrs.get('units')!r}",
+            do="convert it",
+        )

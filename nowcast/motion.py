@@ -7,6 +7,9 @@ The estimate is a coarse-to-fine Lucas-Kanade (Lucas and Kanade 1981; pyramid af
 consecutive pairs of the context at once, with robust weights, missing cells left out, and a pull towards the
 surrounding motion where the rain says little. Advection is backward semi-Lagrangian (Germann and Zawadzki
 2002, doi:10.1175/1520-0493(2002)130<2859:SDOTPO>2.0.CO;2).
+
+Motion is as smooth as the window it is estimated in, so it is solved for, and followed back in time, on grids
+that are `COARSENING` times as coarse as what it moves.
 """
 
 from __future__ import annotations
@@ -23,6 +26,8 @@ WINDOW = 12.0
 """Standard deviation of the window that shares one motion, in cells of the pyramid level."""
 FINEST_SCALE = 2
 """Cells that one cell of the pyramid's lowest level spans: finer rain does not last from frame to frame."""
+COARSENING = 2
+"""Cells of a pyramid level, or of a field, that one cell of its motion spans."""
 ITERATIONS = 4
 DAMPING = 0.05
 """Strength of the pull towards the surrounding motion, relative to the mean image gradient."""
@@ -40,6 +45,8 @@ def estimate_motion(frames: Tensor) -> Tensor:
     height, width = frames.shape[-2:]
     valid = frames.isfinite()
     texture = torch.log1p(frames.nan_to_num(nan=0.0).clamp(min=0) / 0.1)
+    weight = valid.to(texture.dtype)
+    texture = texture * weight
     scale = FINEST_SCALE
     scales = [scale]
     while min(height, width) // (scale * 2) >= COARSEST:
@@ -47,9 +54,8 @@ def estimate_motion(frames: Tensor) -> Tensor:
         scales.append(scale)
     motion = texture.new_zeros(texture.shape[0], 2, 1, 1)
     for scale in reversed(scales):
-        level, weight = _shrink(texture, valid, scale)
-        motion = _resize(motion, level.shape[-2:])
-        motion = _refine(level, weight, motion / scale) * scale
+        level, known = _shrink(texture, weight, scale)
+        motion = _refine(level, known, motion / scale) * scale
     return _resize(motion, (height, width))
 
 
@@ -58,32 +64,37 @@ def advect(field: Tensor, motion: Tensor, steps: int) -> Tensor:
 
     Args:
         field: mm/h, (B, H, W), NaN where there is no data.
-        motion: Cells per step, (B, 2, H, W).
+        motion: Cells per step, (B, 2, H, W), as smooth as `trajectories` takes it.
         steps: How many steps.
 
     Returns:
         (B, steps, H, W); NaN where the rain would come from outside the data.
     """
-    return torch.stack([sample(field, back) for back in trajectories(motion, steps)], dim=1)
+    planes = _planes(field)
+    return torch.stack([_at(planes, back, mode="bilinear") for back in trajectories(motion, steps)], dim=1)
 
 
 def trajectories(motion: Tensor, steps: int) -> Iterator[Tensor]:
     """Displacement from every cell back to where its rain was, for 1, 2, ... steps.
 
     Args:
-        motion: Cells per step, (B, 2, H, W).
+        motion: Cells per step, (B, 2, H, W), smooth over `COARSENING` cells, as `estimate_motion` gives it.
         steps: How many steps.
 
     Yields:
         (B, 2, H, W) in cells: the rain at ``p`` after n steps was at ``p - displacement``.
     """
+    size = motion.shape[-2:]
+    coarse = [max(2, -(-(length - 1) // COARSENING) + 1) for length in size]
+    # The corners of both grids coincide, so that positions in units of `grid_sample` mean the same in both.
+    motion = F.interpolate(motion, size=coarse, mode="bilinear", align_corners=True)
     displacement = torch.zeros_like(motion)
     for _ in range(steps):
         step = motion
         for _ in range(2):  # the mid-point of the step, found by fixed-point iteration
-            step = _sample_smooth(motion, step / 2)
-        displacement = step + _sample_smooth(displacement, step)
-        yield displacement
+            step = _sample_smooth(motion, step / 2, size)
+        displacement = step + _sample_smooth(displacement, step, size)
+        yield F.interpolate(displacement, size=size, mode="bilinear", align_corners=True)
 
 
 def sample(field: Tensor, displacement: Tensor, *, nearest: bool = False) -> Tensor:
@@ -97,56 +108,80 @@ def sample(field: Tensor, displacement: Tensor, *, nearest: bool = False) -> Ten
     Returns:
         (B, H, W); NaN outside the field, and where half or more of what a value is made of is missing.
     """
-    valid = field.isfinite()
-    planes = torch.stack([field.nan_to_num(nan=0.0), valid.to(field.dtype)], dim=1)
-    mode = "nearest" if nearest else "bilinear"
-    planes = F.grid_sample(planes, _grid(displacement), mode=mode, align_corners=True, padding_mode="zeros")
-    value, weight = planes.unbind(dim=1)
+    return _at(_planes(field), displacement, mode="nearest" if nearest else "bilinear")
+
+
+def _planes(field: Tensor) -> Tensor:
+    """Rain, 0 where there is no data, and 1 where there is; (B, 2, H, W)."""
+    return torch.stack([field.nan_to_num(nan=0.0), field.isfinite().to(field.dtype)], dim=1)
+
+
+def _at(planes: Tensor, displacement: Tensor, *, mode: str) -> Tensor:
+    grid = _grid(displacement, planes.shape[-2:])
+    value, weight = F.grid_sample(planes, grid, mode=mode, align_corners=True, padding_mode="zeros").unbind(
+        dim=1
+    )
     return torch.where(weight > 0.5, value / weight.clamp(min=0.5), torch.nan)
 
 
-def _sample_smooth(vectors: Tensor, displacement: Tensor) -> Tensor:
-    """Vectors (B, C, H, W) at ``p - displacement``, continued beyond the edge."""
-    return F.grid_sample(vectors, _grid(displacement), align_corners=True, padding_mode="border")
+def _sample_smooth(vectors: Tensor, displacement: Tensor, size: Sequence[int]) -> Tensor:
+    """Vectors (B, C, h, w) at ``p - displacement``, continued beyond the edge; cells are those of `size`."""
+    return F.grid_sample(vectors, _grid(displacement, size), align_corners=True, padding_mode="border")
 
 
-def _grid(displacement: Tensor) -> Tensor:
-    """Positions ``p - displacement`` in the units of `grid_sample`, (B, H, W, 2)."""
-    height, width = displacement.shape[-2:]
-    rows = torch.arange(height, device=displacement.device, dtype=displacement.dtype)
-    columns = torch.arange(width, device=displacement.device, dtype=displacement.dtype)
-    x = (columns[None, None, :] - displacement[:, 0]) * (2 / max(width - 1, 1)) - 1
-    y = (rows[None, :, None] - displacement[:, 1]) * (2 / max(height - 1, 1)) - 1
+def _grid(displacement: Tensor, size: Sequence[int]) -> Tensor:
+    """Positions ``p - displacement`` in the units of `grid_sample`, (B, h, w, 2).
+
+    Args:
+        displacement: (B, 2, h, w), in cells of a field of `size`, at points spread evenly over that field.
+        size: Rows and columns of the field.
+    """
+    rows, columns = (
+        torch.linspace(-1, 1, count, device=displacement.device, dtype=displacement.dtype)
+        for count in displacement.shape[-2:]
+    )
+    x = columns[None, None, :] - displacement[:, 0] * (2 / max(size[1] - 1, 1))
+    y = rows[None, :, None] - displacement[:, 1] * (2 / max(size[0] - 1, 1))
     return torch.stack([x, y], dim=-1)
 
 
-def _shrink(texture: Tensor, valid: Tensor, scale: int) -> tuple[Tensor, Tensor]:
-    """Block means over observed cells and the observed fraction, each (B, T, H/scale, W/scale)."""
-    weight = F.avg_pool2d(valid.to(texture.dtype), scale, ceil_mode=True, count_include_pad=False)
-    total = F.avg_pool2d(texture * valid, scale, ceil_mode=True, count_include_pad=False)
+def _shrink(texture: Tensor, weight: Tensor, scale: int) -> tuple[Tensor, Tensor]:
+    """Block means over observed cells, and which blocks are observed, each (B, T, H/scale, W/scale)."""
+    total, weight = _pool(texture, scale), _pool(weight, scale)
     # Both are smoothed, so that missing cells do not pull their neighbours towards dry.
     return _blur(total, 1.0) / _blur(weight, 1.0).clamp(min=1e-6), (weight > 0.5).to(texture.dtype)
 
 
 def _refine(level: Tensor, weight: Tensor, motion: Tensor) -> Tensor:
-    """Improve the motion at one pyramid level; level and weight (B, T, h, w), motion (B, 2, h, w)."""
+    """Improve the motion at one pyramid level.
+
+    Args:
+        level: Texture, (B, T, h, w).
+        weight: 1 where it is observed, (B, T, h, w).
+        motion: Cells of the level per step, (B, 2, any, any).
+
+    Returns:
+        (B, 2, h / COARSENING, w / COARSENING).
+    """
     batch, frames = level.shape[:2]
-    pairs = frames - 1
+    pairs, size = frames - 1, level.shape[-2:]
     earlier, later = level[:, :-1].flatten(0, 1), level[:, 1:].flatten(0, 1)
-    pair_weight = weight[:, :-1].flatten(0, 1), weight[:, 1:].flatten(0, 1)
+    known_earlier, known_later = weight[:, :-1].flatten(0, 1), weight[:, 1:].flatten(0, 1)
+    planes = torch.stack([earlier, known_earlier], dim=1)
+    motion = _resize(motion, [-(-length // COARSENING) for length in size])
     for _ in range(ITERATIONS):
-        repeated = motion.repeat_interleave(pairs, dim=0)
-        moved = _sample_smooth(torch.stack([earlier, pair_weight[0]], dim=1), repeated)
-        warped, known = moved[:, 0], moved[:, 1] * pair_weight[1]
+        displacement = _resize(motion, size).repeat_interleave(pairs, dim=0)
+        warped, known = _sample_smooth(planes, displacement, size).unbind(dim=1)
         difference = warped - later
         x_gradient, y_gradient = _gradient((warped + later) / 2)
+        known = known * known_later
         known = known * _huber(difference, known)
         terms = torch.stack(
             [x_gradient**2, x_gradient * y_gradient, y_gradient**2, x_gradient * difference,
              y_gradient * difference], dim=1
         ) * known[:, None]  # fmt: skip
-        terms = _blur(terms.unflatten(0, (batch, pairs)).mean(dim=1), WINDOW)
-        motion = _solve(terms, motion)
+        terms = _pool(terms.unflatten(0, (batch, pairs)).mean(dim=1), COARSENING)
+        motion = _solve(_blur(terms, WINDOW / COARSENING), motion)
     return motion
 
 
@@ -156,7 +191,8 @@ def _solve(terms: Tensor, motion: Tensor) -> Tensor:
     trace = xx + yy
     damping = DAMPING * trace.mean(dim=(1, 2), keepdim=True) + 1e-9
     confidence = (trace / (trace + damping))[:, None]
-    around = _blur(motion * confidence, 2 * WINDOW) / (_blur(confidence, 2 * WINDOW) + 1e-6)
+    wide = 2 * WINDOW / COARSENING
+    around = _blur(motion * confidence, wide) / (_blur(confidence, wide) + 1e-6)
     pull = damping[:, None] * (around - motion)
     x_force, y_force = xd + pull[:, 0], yd + pull[:, 1]
     xx, yy = xx + damping, yy + damping
@@ -180,21 +216,31 @@ def _gradient(field: Tensor) -> tuple[Tensor, Tensor]:
     return (padded[:, 1:-1, 2:] - padded[:, 1:-1, :-2]) / 2, (padded[:, 2:, 1:-1] - padded[:, :-2, 1:-1]) / 2
 
 
+def _pool(field: Tensor, size: int) -> Tensor:
+    """Means over blocks of cells, those at the edges smaller where it does not come out even."""
+    return F.avg_pool2d(field, size, ceil_mode=True, count_include_pad=False)
+
+
 def _resize(motion: Tensor, size: Sequence[int]) -> Tensor:
     return F.interpolate(motion, size=list(size), mode="bilinear", align_corners=False)
 
 
 def _blur(field: Tensor, sigma: float) -> Tensor:
-    """Gaussian smoothing of (B, C, h, w), edges continued."""
-    height, width = field.shape[-2:]
-    channels = field.flatten(0, 1)[:, None]
-    for radius_limit, axis in ((width - 1, -1), (height - 1, -2)):
-        radius = min(round(3 * sigma), radius_limit)
-        position = torch.arange(-radius, radius + 1, device=field.device, dtype=field.dtype)
-        kernel = torch.exp(-(position**2) / (2 * sigma**2))
-        kernel = kernel / kernel.sum()
-        pad = (radius, radius, 0, 0) if axis == -1 else (0, 0, radius, radius)
-        shape = (1, 1, 1, -1) if axis == -1 else (1, 1, -1, 1)
-        with torch.autocast(field.device.type, enabled=False):  # motion needs all the digits
-            channels = F.conv2d(F.pad(channels, pad, mode="replicate"), kernel.reshape(shape))
-    return channels[:, 0].unflatten(0, field.shape[:2])
+    """Gaussian smoothing of (B, C, h, w), edges continued.
+
+    As products with two matrices, which processors do several times faster than convolutions of one channel.
+    """
+    rows, columns = (_smoothing(length, sigma, like=field) for length in field.shape[-2:])
+    with torch.autocast(field.device.type, enabled=False):  # motion needs all the digits
+        return rows @ field @ columns.T
+
+
+def _smoothing(length: int, sigma: float, *, like: Tensor) -> Tensor:
+    """Matrix (length, length) that smoothes a column; what lies beyond an end counts as that end."""
+    radius = min(round(3 * sigma), length - 1)
+    offset = torch.arange(-radius, radius + 1, device=like.device)
+    kernel = torch.exp(-(offset.to(like.dtype) ** 2) / (2 * sigma**2))
+    kernel = kernel / kernel.sum()
+    neighbour = (torch.arange(length, device=like.device)[:, None] + offset).clamp(0, length - 1)
+    matrix = like.new_zeros(length, length)
+    return matrix.scatter_add_(1, neighbour, kernel.expand(length, -1))

@@ -5,12 +5,12 @@ Arrays are numpy or torch; the functions use what both have and stay on the devi
 
 from __future__ import annotations
 
-import sys
-from typing import Any
+from functools import lru_cache
 
 import numpy as np
+import scipy.fft
 
-from nowcast.verification.sums import Array
+from nowcast.verification.arrays import Array, as_numpy, device_of, namespace
 
 
 def power_spectrum(fields: Array, mask: Array | None = None) -> Array:
@@ -33,19 +33,21 @@ def power_spectrum(fields: Array, mask: Array | None = None) -> Array:
     Raises:
         ValueError: If a side is shorter than 2 cells.
     """
-    height, width = fields.shape[-2:]
-    if min(height, width) < 2:
-        raise ValueError(
-            f"a spectrum needs fields of 2 x 2 cells or more, got {height} x {width}; give a larger field"
-        )
-    xp = _namespace(fields)
-    rain = xp.where(xp.isfinite(fields) if mask is None else mask, fields, 0)
-    # The window would else smear the mean rain into ring 1.
-    waves = rain - rain.mean((-2, -1))[..., None, None]
-    window = np.outer(_hann(height), _hann(width))
-    tapered = waves * xp.asarray(window, dtype=waves.dtype, device=waves.device)
-    density = abs(xp.fft.fft2(tapered)) ** 2 / float((window**2).sum())
-    return xp.stack([density[(..., *cells)].mean(-1) for cells in _rings(height, width)], -1)
+    return _ring_means(_density(fields, mask), fields.shape[-1])
+
+
+def mean_power_spectrum(members: Array, mask: Array | None = None) -> np.ndarray:
+    """Spectra of the members of an ensemble, averaged; with memory for one of them.
+
+    Args:
+        members: mm/h, (M, H, W).
+        mask: As that of `power_spectrum`.
+
+    Returns:
+        (rings,), as `power_spectrum` gives them, in the memory of this machine.
+    """
+    density = sum(_density(member, mask) for member in members) / members.shape[0]
+    return _ring_means(as_numpy(density), members.shape[-1])
 
 
 def log_spectral_distance(forecast: Array, observed: Array) -> Array:
@@ -72,16 +74,41 @@ def log_spectral_distance(forecast: Array, observed: Array) -> Array:
             "spectra to compare must have the same rings, "
             f"got {forecast.shape[-1]} and {observed.shape[-1]}; take them of fields of one size"
         )
-    xp = _namespace(forecast)
+    xp = namespace(forecast)
     counts = (forecast > 0) & (observed > 0)
     decibels = 10 * xp.log10(xp.where(counts, forecast, 1) / xp.where(counts, observed, 1))
     rings = counts.sum(-1)
     return ((decibels**2).sum(-1) / xp.where(rings > 0, rings, float("nan"))) ** 0.5
 
 
-def _namespace(array: Array) -> Any:
-    """Numpy or torch; whoever holds a tensor has imported torch, and scores alone do not need it."""
-    return np if isinstance(array, np.ndarray) else sys.modules["torch"]
+def _density(fields: Array, mask: Array | None) -> Array:
+    """Power by wavenumber, (..., H, W // 2 + 1): the half that a real field needs."""
+    height, width = fields.shape[-2:]
+    if min(height, width) < 2:
+        raise ValueError(
+            f"a spectrum needs fields of 2 x 2 cells or more, got {height} x {width}; give a larger field"
+        )
+    xp = namespace(fields)
+    counts = xp.isfinite(fields) if mask is None else mask
+    rain = fields if bool(counts.all()) else xp.where(counts, fields, 0)
+    # The window would else smear the mean rain into ring 1.
+    waves = rain - rain.mean((-2, -1))[..., None, None]
+    down, across = _hann(height), _hann(width)
+    own = {"dtype": waves.dtype, **device_of(waves)}
+    waves *= xp.asarray(down, **own)[:, None]
+    waves *= xp.asarray(across, **own)
+    # The transform of scipy is several times faster than that of numpy.
+    transform = (scipy.fft if xp is np else xp.fft).rfft2(waves)
+    return (transform.real**2 + transform.imag**2) / float((down**2).sum() * (across**2).sum())
+
+
+def _ring_means(density: Array, width: int) -> Array:
+    """Means over the rings of what `_density` gives of fields so wide, (..., rings)."""
+    xp = namespace(density)
+    flat = density.reshape(*density.shape[:-2], -1)
+    own = {"dtype": flat.dtype, **device_of(flat)}
+    rings = _rings(density.shape[-2], width)
+    return xp.stack([flat[..., cells] @ xp.asarray(weights, **own) for cells, weights in rings], -1)
 
 
 def _hann(length: int) -> np.ndarray:
@@ -89,8 +116,19 @@ def _hann(length: int) -> np.ndarray:
     return np.sin(np.pi * (np.arange(length) + 0.5) / length) ** 2
 
 
-def _rings(height: int, width: int) -> list[tuple[np.ndarray, ...]]:
-    """Indexes into a (H, W) transform, ring by ring; the corners beyond the last ring are in none."""
+@lru_cache(maxsize=8)
+def _rings(height: int, width: int) -> tuple[tuple[np.ndarray, np.ndarray], ...]:
+    """Ring by ring, indexes into a flattened half-plane transform and weights that add up to 1.
+
+    A wavenumber of the half that is not computed has the power of its mirror image, which counts twice. The
+    corners beyond the last ring are in none.
+    """
     side = min(height, width)
-    cycles = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.fftfreq(width)) * side
-    return [np.nonzero(np.rint(cycles) == ring) for ring in range(1, side // 2 + 1)]
+    cycles = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)).reshape(-1) * side
+    mirrored = np.arange(width // 2 + 1)
+    twice = np.broadcast_to((mirrored > 0) & (2 * mirrored != width), (height, width // 2 + 1)).reshape(-1)
+    number = np.rint(cycles).astype(int)
+    order = np.argsort(number, kind="stable")
+    edges = np.searchsorted(number[order], np.arange(1, side // 2 + 2))
+    rings = [order[first:last] for first, last in zip(edges[:-1], edges[1:], strict=True)]
+    return tuple((ring, (1.0 + twice[ring]) / (1.0 + twice[ring]).sum()) for ring in rings)

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from nowcast.verification import log_spectral_distance, power_spectrum
+from nowcast.verification.spectra import mean_power_spectrum
 
 DOUBLE = 20 * math.log10(2)  # 6.02 dB: twice the rain is four times the power
 
@@ -69,6 +70,49 @@ def test_missing_cells_count_as_dry_whatever_they_hold():
     expected = power_spectrum(np.where(mask, fields, 0))
     np.testing.assert_array_equal(power_spectrum(np.where(mask, fields, np.nan)), expected)
     np.testing.assert_array_equal(power_spectrum(np.where(mask, fields, 99), mask), expected)
+
+
+@pytest.mark.parametrize("size", [16, 33])
+def test_of_a_square_field_it_is_the_spectrum_of_pysteps_but_for_the_window(size):
+    # That of pysteps knows no window and divides by the number of cells. In fields that are not square its
+    # rings are no circles, because they count waves along either side and not waves per cell.
+    package = pytest.importorskip("pysteps.utils.spectral", reason="needs the extra 'baselines'")
+    field = rain(size, size)
+    sine = np.sin(np.pi * (np.arange(size) + 0.5) / size) ** 2
+    window = np.outer(sine, sine)
+    theirs = package.rapsd(window * (field - field.mean()), fft_method=np.fft)[1:]
+    ours = power_spectrum(field)[: theirs.size]
+    np.testing.assert_allclose(ours, theirs * size**2 / (window**2).sum())
+
+
+@pytest.mark.parametrize("shape", [(16, 20), (15, 20), (16, 21), (9, 9), (2, 7), (3, 2)])
+def test_rings_are_means_over_the_whole_plane_of_wavenumbers(shape):
+    field = rain(*shape)
+    sines = [np.sin(np.pi * (np.arange(side) + 0.5) / side) ** 2 for side in shape]
+    window = np.outer(*sines)
+    density = abs(np.fft.fft2(window * (field - field.mean()))) ** 2 / (window**2).sum()
+    cycles = np.hypot(np.fft.fftfreq(shape[0])[:, None], np.fft.fftfreq(shape[1])) * min(shape)
+    rings = range(1, min(shape) // 2 + 1)
+    expected = [density[np.rint(cycles) == ring].mean() for ring in rings]
+    np.testing.assert_allclose(power_spectrum(field), expected)
+
+
+def test_that_of_an_ensemble_is_the_mean_over_its_members():
+    members = rain(4, 16, 20)
+    mask = np.random.default_rng(1).random((16, 20)) > 0.3
+    expected = power_spectrum(members, mask).mean(0)
+    np.testing.assert_allclose(mean_power_spectrum(members, mask), expected)
+    np.testing.assert_allclose(
+        mean_power_spectrum(torch.from_numpy(members), torch.from_numpy(mask)), expected
+    )
+    assert mean_power_spectrum(rain(20, 16, 16)).sum() > 2 * power_spectrum(rain(20, 16, 16).mean(0)).sum()
+
+
+def test_fields_stay_as_they_were():
+    field = rain(16, 20)
+    before = field.copy()
+    power_spectrum(field)
+    np.testing.assert_array_equal(field, before)
 
 
 def test_every_field_has_a_spectrum_of_its_own():

@@ -1,0 +1,205 @@
+"""The command ``nowcast verify``: models over the cases of a store, to scores, intervals and a report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import xarray as xr
+
+from data_prep.schema import RefusedInput, iso, open_radar
+from nowcast.cases import Case, Part, sampled_cases, valid_starts
+from nowcast.evaluation import Evaluation, evaluate_cases, settings_attributes, write_scores
+from nowcast.hindcasts import Hindcasts
+from nowcast.load import load_forecasters
+from nowcast.verification import ScoreSettings
+
+
+@dataclass(frozen=True)
+class StoreVerification:
+    """What to verify, on what, and how.
+
+    Attributes:
+        model: Model to score: a name (persistence, extrapolation, extrapolation-ensemble, climatology, sprog,
+            anvil, steps), a checkpoint, or a folder of forecast files; also as NAME=PATH; repeat the option
+            for more.
+        store: RADAR.zarr.
+        output: Folder for report.html, scores.nc, sums.nc and the results by case; what it holds of the same
+            models and settings is not computed again.
+        reference: Model that skill is measured against.
+        part: Frames to use; held_out leaves out every window with a training frame.
+        stride: Every how many-th start, or window, to take.
+        windows: Score the sampled windows of the store, weighted by 1 over their probability, instead of
+            whole frames.
+        members: Ensemble size of every model that is not deterministic.
+        lead_steps: Future frames.
+        seed: Of the members.
+        scores: Thresholds, scales and windows of the scores.
+        regions: NetCDF file with integer labels region(y, x) on the grid of the store, whose attributes
+            flag_values and flag_meanings name them; each is scored apart, too.
+        block_minutes: Length of the blocks of cases that intervals are made from; by default the length of a
+            forecast, or a day where the cases span ten.
+        maps: How many cases to draw: of the best, median and worst.
+        workers: Processes that work on cases.
+        scheduler: Address of a dask scheduler to work on its cluster instead.
+        device: Where models compute, as torch names devices.
+    """
+
+    model: list[str]
+    store: str
+    output: str
+    reference: str = "persistence"
+    part: Part = "held_out"
+    stride: int = 1
+    windows: bool = False
+    members: int = 10
+    lead_steps: int = 18
+    seed: int = 0
+    scores: ScoreSettings = field(default_factory=ScoreSettings)
+    regions: str | None = None
+    block_minutes: float | None = None
+    maps: int = 3
+    workers: int = 1
+    scheduler: str | None = None
+    device: str = "cpu"
+
+
+def verify_store(settings: StoreVerification) -> str:
+    """Score models on hindcasts from a store; write report.html, scores.nc and sums.nc.
+
+    Returns:
+        What to tell on the terminal.
+
+    Raises:
+        RefusedInput: If models, store or settings cannot be used, or no case is left.
+    """
+    from nowcast.case_maps import draw_cases
+    from nowcast.report import write_report
+    from nowcast.score_text import score_table
+
+    radar = open_radar(settings.store)
+    forecasters = load_forecasters([settings.reference, *settings.model], device=settings.device, radar=radar)
+    hindcasts = Hindcasts(
+        forecasters, radar, settings.lead_steps, settings.members, settings.seed, settings.scores,
+        read_regions(settings.regions, radar) if settings.regions else None,
+    )  # fmt: skip
+    cases = choose_cases(settings, hindcasts)
+    folder = Path(settings.output)
+    minutes = settings.block_minutes
+    evaluation = evaluate_cases(
+        hindcasts,
+        cases,
+        folder=folder / "cases",
+        workers=settings.workers,
+        scheduler=settings.scheduler,
+        block_length=None if minutes is None else np.timedelta64(round(minutes * 60), "s"),
+    )
+    reference = next(iter(forecasters))
+    about = facts(settings, radar, cases, evaluation)
+    scores = evaluation.scores(reference, settings.scores).assign_attrs(about)
+    uncertainty = evaluation.uncertainty(reference, seed=settings.seed)
+    write_scores(evaluation, scores, uncertainty, folder)
+    write_report(
+        folder / "report.html",
+        scores=scores,
+        intervals=uncertainty,
+        by_case=evaluation.cases,
+        failures=evaluation.failures,
+        about=about,
+        case_maps=draw_cases(hindcasts, evaluation, cases, count=settings.maps),
+    )
+    return "\n".join([*told(about, scores, evaluation), "", score_table(scores, uncertainty), "",
+                      f"{folder}: report.html, scores.nc, sums.nc"])  # fmt: skip
+
+
+def choose_cases(settings: StoreVerification, hindcasts: Hindcasts) -> list[Case]:
+    """Windows with their weights, or all valid starts, every stride-th of them."""
+    asked = {
+        "context_frames": hindcasts.context_frames,
+        "lead_steps": settings.lead_steps,
+        "stride": settings.stride,
+        "part": settings.part,
+    }
+    if settings.windows:
+        return sampled_cases(settings.store, hindcasts.radar, **asked)  # type: ignore[arg-type]
+    return [Case(time) for time in valid_starts(hindcasts.radar, **asked)]  # type: ignore[arg-type]
+
+
+def read_regions(path: str, radar: xr.DataArray) -> xr.DataArray:
+    """Labels of regions on the grid of a store, 1, 2, ... in the order of their ``names``.
+
+    Raises:
+        RefusedInput: If the file does not hold them on that grid.
+    """
+    try:
+        with xr.open_dataset(path, engine="netcdf4") as dataset:
+            region = dataset["region"].load()
+        values = np.atleast_1d(region.attrs["flag_values"])
+        names = str(region.attrs["flag_meanings"]).split()
+    except (OSError, KeyError, ValueError) as error:
+        raise RefusedInput(
+            "--regions is a NetCDF file with region(y, x), flag_values and flag_meanings",
+            came=f"{path} ({type(error).__name__}: {error})",
+            do="see docs/verification.md",
+        ) from error
+    if region.shape != radar.shape[1:] or len(values) != len(names):
+        raise RefusedInput(
+            "regions lie on the grid of the store and have one name each",
+            came=f"{region.shape} cells against {radar.shape[1:]}, {len(values)} values, {len(names)} names",
+            do="make them anew",
+        )
+    labels = sum((region.values == value) * (number + 1) for number, value in enumerate(values))
+    return xr.DataArray(labels, dims=("y", "x"), attrs={"names": names})
+
+
+def facts(
+    settings: StoreVerification, radar: xr.DataArray, cases: Sequence[Case], evaluation: Evaluation
+) -> dict[str, str]:
+    """What was compared, on what."""
+    from importlib.metadata import version
+
+    told = {
+        name: str(radar.attrs[name]) for name in ("title", "institution", "license") if name in radar.attrs
+    }
+    times = [case.time for case in cases]
+    asked = {
+        "store": settings.store,
+        "models": evaluation.models,
+        "reference": settings.reference,
+        "cases": evaluation.cases.sizes["case"],
+        "cases_asked_for": len(cases),
+        "first_reference_time": iso(min(times)),
+        "last_reference_time": iso(max(times)),
+        "part": settings.part,
+        "stride": settings.stride,
+        "kind": "sampled windows, weighted by 1 / probability" if settings.windows else "whole frames",
+        "members": settings.members,
+        "member_seed": settings.seed,
+        "lead_steps": settings.lead_steps,
+        "block_minutes": f"{evaluation.block_length / np.timedelta64(1, 'm'):g}",
+        "blocks": evaluation.blocks.sizes["block"],
+        "nowcast_version": version("nowcast"),
+    }
+    return told | settings_attributes(asked, settings.scores)
+
+
+def told(about: dict[str, str], scores: xr.Dataset, evaluation: Evaluation) -> list[str]:
+    """Lines for the terminal on what was scored and what was left out."""
+    cells = scores["cells"].isel(model=0)
+    cells = cells.isel(region=0) if "region" in cells.dims else cells
+    share = float(cells[-1] / cells[0]) if float(cells[0]) else float("nan")
+    lines = [
+        f"{about['cases']} cases from {about['first_reference_time']} to {about['last_reference_time']}, "
+        f"part {about['part']} of {about['store']} ({about['kind']}), in {about['blocks']} block(s)",
+        f"{about['members']} members of every model that is not deterministic",
+    ]
+    if not cells.values.any():
+        lines.append("FINDING: no cell has a value in the truth and in every forecast: nothing is scored")
+    else:
+        lines.append(f"Scored are cells that every model forecasts: at the last lead time {share:.0%} of the first")
+    dropped = int(about["cases_asked_for"]) - int(about["cases"])
+    if evaluation.failures:
+        lines.append(f"FINDING: {dropped} case(s) left out, {len(evaluation.failures)} failure(s):")
+    return lines + [f"  {model} at {iso(time)}: {message}" for model, time, message in evaluation.failures[:20]]
