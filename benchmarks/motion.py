@@ -1,26 +1,35 @@
-"""Our extrapolation beside that of pysteps (Lucas-Kanade, semi-Lagrangian), on the same cells in one run.
+"""Extrapolation beside that of pysteps, and what every baseline costs, on the same frames in one run.
 
-Needs the extra ``baselines`` and the real radar files: python benchmarks/motion.py ../shared/data
+    python benchmarks/motion.py [--costs] STORE.zarr...
+
+Needs the extra ``benchmarks`` and stores of real radar data (nowcast prep). pysteps estimates the motion by Lucas-Kanade and
+extrapolates semi-Lagrangian, as its examples do. Seconds are medians; ``--costs`` adds those of the methods
+of pysteps on our motion (minutes). The load of the machine is printed: other work makes wall time longer.
 """
 
+import os
+import resource
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import xarray as xr
 from pysteps.extrapolation.semilagrangian import extrapolate
 from pysteps.motion.lucaskanade import dense_lucaskanade
 
-from data_prep.pipeline import load, scan
+from data_prep.schema import open_radar
 from nowcast.baselines import Extrapolation, Persistence
-from nowcast.cli import read_recipe
-from nowcast.evaluation import evaluate, score
+from nowcast.cases import valid_starts
+from nowcast.evaluation import evaluate
 from nowcast.forecaster import Forecaster
+from nowcast.load import load_forecaster
+from nowcast.verification import ScoreSettings
 
-ARCHIVES = {"knmi": ("knmi", (3, 23, 43, 60, 72)), "fmi": ("fmi/pgm", (3, 12, 21))}
-"""Folder, and index of the last context frame of each case."""
+STRIDE = 9
+"""Of the starts, time steps."""
 DECIBEL_OF_DRY = -15.0
+CSI_THRESHOLD = 1.0
+"""mm/h."""
 
 
 class Pysteps(Forecaster):
@@ -36,32 +45,37 @@ class Pysteps(Forecaster):
         yield extrapolate(rain[-1], velocity, lead_steps, allow_nonfinite_values=True).astype(np.float32)
 
 
-def main(data: Path) -> None:
-    """Print scores at some lead times and the time of one forecast."""
-    for name, (folder, starts) in ARCHIVES.items():
-        recipe = read_recipe(f"configs/prep/{name}.yaml")
-        radar = load(scan(data / folder, recipe), recipe)
-        models = {model.name: model for model in (Persistence(), Extrapolation(), Pysteps())}
-        sums = evaluate(models, radar, radar["time"].values[list(starts)])
-        scores = score(sums.sum("case")).sel(threshold=1.0)
-        seconds = {name: time_of(model, radar[: starts[0] + 1]) for name, model in models.items()}
-        print(f"\n{name}: {len(starts)} cases, {radar.sizes['y']} x {radar.sizes['x']} cells")
-        for model in models:
+def main(stores: list[str], *, costs: bool) -> None:
+    """Print scores at some lead times and the time of one forecast of 18 steps."""
+    settings = ScoreSettings(thresholds=(CSI_THRESHOLD,))
+    for store in stores:
+        radar = open_radar(store)
+        models = {model.name: model for model in (Extrapolation(), Pysteps(), Persistence())}
+        starts = valid_starts(radar, context_frames=4, lead_steps=18, stride=STRIDE, part="all")
+        scores = evaluate(models, radar, starts, scores=settings).scores("persistence")
+        scores = scores.sel(threshold=CSI_THRESHOLD)
+        context = radar.sel(time=slice(None, starts[0])).load()
+        print(f"\n{store}: {len(starts)} cases, {radar.sizes['y']} x {radar.sizes['x']} cells")
+        for model, forecaster in models.items():
             rows = scores.sel(model=model).isel(lead_time=[0, 1, 2, 5, 11, 17])
             csi, mae = (" ".join(f"{value:.3f}" for value in rows[kind].values) for kind in ("csi", "mae"))
-            ratio = seconds[model] / seconds["extrapolation"]
-            print(f"  {model:<14} CSI(1 mm/h) {csi}   MAE {mae}   {seconds[model]:.2f} s, {ratio:.1f} x ours")
+            print(f"  {model:<14} CSI(1 mm/h) {csi}   MAE {mae}   {cost_of(forecaster, context, repeats=5)}")
+        for model in ("extrapolation-ensemble", "sprog", "anvil", "steps") if costs else ():
+            print(f"  {model:<22} one member {cost_of(load_forecaster(model), context, repeats=1)}")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(f"\nload {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores; peak memory {peak:.0f} MB")
 
 
-def time_of(model: Forecaster, context: xr.DataArray) -> float:
-    """Median seconds of one forecast of 18 steps."""
-    seconds = []
-    for _ in range(5):
-        start = time.perf_counter()
+def cost_of(model: Forecaster, context: xr.DataArray, *, repeats: int) -> str:
+    """Median wall and CPU seconds of one forecast of 18 steps; the first run, which warms up, is left out."""
+    runs = []
+    for _ in range(repeats + (repeats > 1)):
+        wall, cpu = time.perf_counter(), time.process_time()
         model.forecast(context)
-        seconds.append(time.perf_counter() - start)
-    return float(np.median(seconds))
+        runs.append((time.perf_counter() - wall, time.process_time() - cpu))
+    wall, cpu = np.median(runs[-repeats:], axis=0)
+    return f"{wall:.2f} s, {cpu:.2f} CPU s"
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1] if len(sys.argv) > 1 else "../shared/data"))
+    main([argument for argument in sys.argv[1:] if argument != "--costs"], costs="--costs" in sys.argv)

@@ -13,7 +13,7 @@ from nowcast.cases import Case, context_at
 from nowcast.evaluation import Evaluation
 from nowcast.forecaster import label
 from nowcast.hindcasts import Hindcasts
-from nowcast.score_plots import draw_case
+from nowcast.case_plots import draw_case
 
 RANKS = {"best": 0.0, "median": 0.5, "worst": 1.0}
 """Where each lies among the cases, by CRPS."""

@@ -90,14 +90,14 @@ class Evaluation:
         """Intervals of scores, differences and skill, and p-values, from resampled and exchanged blocks."""
         tested = permutation_test(self.blocks, reference, seed=seed)
         ranges = intervals(self.blocks, reference, seed=seed)
-        return xr.merge([ranges, tested], combine_attrs="drop_conflicts")
+        return xr.merge([ranges, tested], join="exact", compat="override", combine_attrs="drop_conflicts")
 
 
 def scored(sums: xr.Dataset, reference: str, settings: ScoreSettings | None = None) -> xr.Dataset:
     """Scores of sums over all cases that count, with skill against one model and the spectra."""
     scores = score(sums, settings or ScoreSettings())
     spectra = sums[[name for name in ("power", "observed_power") if name in sums]]
-    return xr.merge([scores, skill(scores, reference), spectra]).assign_attrs(reference=reference)
+    return xr.merge([scores, skill(scores, reference), spectra], join="exact", compat="override").assign_attrs(reference=reference)
 
 
 def evaluate(
@@ -317,7 +317,7 @@ def write_scores(evaluation: Evaluation, scores: xr.Dataset, uncertainty: xr.Dat
     """Write ``sums.nc`` (by block) and ``scores.nc`` (all cases; groups ``hour`` and ``case``)."""
     with written_whole(folder / "sums.nc") as name:
         evaluation.blocks.assign_attrs(scores.attrs).to_netcdf(name)
-    whole = xr.merge([scores, uncertainty], combine_attrs="drop_conflicts")
+    whole = xr.merge([scores, uncertainty], join="exact", compat="override", combine_attrs="drop_conflicts")
     whole["lead_time"].attrs |= {"standard_name": "forecast_period", "long_name": "time since the last frame"}
     groups = {"hour": score(evaluation.hours, evaluation.settings), "case": evaluation.cases}
     with written_whole(folder / "scores.nc") as name:

@@ -207,12 +207,13 @@ def _usable(context: xr.DataArray, count: int) -> xr.DataArray:
             came=f"no frame at {', '.join(iso(gap) for gap in gaps)}",
             do="choose a time after the gap",
         )
-    if np.isinf(frames.values).any() or (frames.values < 0).any():
+    if (frames.values < 0).any():
         raise RefusedInput(
-            "rain rates of a context are finite and not negative, NaN where there is no data",
+            "rain rates of a context are not negative, and NaN where there is no data",
             came=f"{np.nanmin(frames.values):g} to {np.nanmax(frames.values):g} mm/h",
             do="repair the data",
         )
+    frames = frames.where(np.isfinite(frames))  # what is infinite was not measured
     blind = times[~np.isfinite(frames.values).any(axis=(1, 2))]
     if blind.size:
         raise RefusedInput(

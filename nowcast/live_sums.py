@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -17,10 +17,13 @@ from data_prep.schema import RefusedInput
 from nowcast.cases import Case
 from nowcast.files import written_whole
 from nowcast.verification import ScoreSettings
-from nowcast.verification.labels import PADDED
+from nowcast.verification.labels import PADDED, label_sums
+from nowcast.verification.sums import DIMS
 
 logger = logging.getLogger(__name__)
 
+ByModel = Mapping[str, Mapping[str, np.ndarray]]
+"""What `lead_sums` gives for each model."""
 STATE = "live_verification"
 """Attribute of a file that says what it holds, as JSON."""
 
@@ -59,12 +62,12 @@ class LiveSums:
 
     def __init__(self, folder: Path, settings: ScoreSettings) -> None:
         self._folder = folder
-        self._settings = _digest(asdict(settings))
+        self._settings, self._digest = settings, _digest(asdict(settings))
         self._grid: str | None = None
         self._known: dict[np.datetime64, Known] = {}
         for file in sorted(folder.glob("*.nc")):
             known = _known(file)
-            if known and known.settings == self._settings:
+            if known and known.settings == self._digest:
                 self._known[_time_of(file)] = known
         if self._known:
             self._grid = self._known[max(self._known)].grid
@@ -78,28 +81,43 @@ class LiveSums:
         known = self._known.get(time)
         return known if known and known.grid == self._grid else None
 
-    def add(self, time: np.datetime64, lead_times: np.ndarray, sums: Sequence[xr.Dataset]) -> None:
+    def add(
+        self,
+        time: np.datetime64,
+        lead_times: np.ndarray,
+        made: Mapping[np.timedelta64, ByModel],
+        *,
+        shape: tuple[int, ...],
+        spacing: float,
+    ) -> None:
         """Keep sums of some lead times of a reference time.
 
         Args:
             time: Reference time.
             lead_times: timedelta64, all there will be.
-            sums: As `label_sums` makes them, each of one lead time. Those of the first call have all models
-                there will be.
+            made: Sums by lead time. Those of the first call have all models there will be.
+            shape: Rows and columns of the fields.
+            spacing: Between neighbouring cells, km.
         """
         known = self.known(time)
-        members = known.members if known else _members(sums)
-        whole = None if known is None else _read(self._file(time))
-        for part in sums:
-            wide = _widened(part, list(members), lead_times, 1 + max(members.values()))
-            whole = wide if whole is None else whole.combine_first(wide)
-        assert whole is not None
+        found = {name: sums for by_model in made.values() for name, sums in by_model.items()}
+        members = (
+            known.members if known else {name: sums["rank_count"].size - 1 for name, sums in found.items()}
+        )
+        example = next(iter(found.values()))
+        by_model = {
+            name: [made.get(lead, {}).get(name) or _nothing(example, count) for lead in lead_times]
+            for name, count in members.items()
+        }
+        told = {"settings": self._settings, "shape": shape, "spacing": spacing}
+        whole = label_sums(by_model, lead_times=lead_times, **told)  # type: ignore[arg-type]
         done = {name: list(known.done[name]) if known else [] for name in members}
-        for part in sums:
-            for name in part["model"].values:
-                done[str(name)].append(int(part["lead_time"].values.astype(int)[0]))
-        leads = lead_times.astype("timedelta64[ns]").astype(int).tolist()
-        known = Known(self._settings, str(self._grid), leads, members, done)
+        for lead_time, sums_of in made.items():
+            for name in sums_of:
+                done[name].append(_ns(lead_time))
+        if known:
+            whole = _read(self._file(time)).fillna(whole)
+        known = Known(self._digest, str(self._grid), [_ns(lead) for lead in lead_times], members, done)
         self._write(time, whole, known)
         self._known[time] = known
 
@@ -211,15 +229,25 @@ def _newest_members(chosen: Mapping[np.datetime64, Known]) -> dict[str, int]:
 
 def _widened(sums: xr.Dataset, models: list[str], lead_times: np.ndarray, largest: int) -> xr.Dataset:
     """The same sums with more models and lead times (NaN) and of larger ensembles (0)."""
-    longer = {name: np.arange(largest) for name in PADDED}
-    wide = sums.drop_vars("member_count", errors="ignore").reindex(longer, fill_value=0.0)
-    return wide.reindex(model=models, lead_time=lead_times.astype("timedelta64[ns]"))
+    plain = sums.drop_vars("member_count")
+    if plain.sizes["rank"] < largest:
+        plain = plain.reindex({name: np.arange(largest) for name in PADDED}, fill_value=0.0)
+    if np.array_equal(plain["model"], models) and np.array_equal(plain["lead_time"], lead_times):
+        return plain
+    return plain.reindex(model=models, lead_time=lead_times)
 
 
-def _members(sums: Sequence[xr.Dataset]) -> dict[str, int]:
-    return {
-        str(name): int(part["member_count"].sel(model=name)) for part in sums for name in part["model"].values
+def _nothing(sums: Mapping[str, np.ndarray], members: int) -> dict[str, np.ndarray]:
+    """NaN in the shape of the sums of an ensemble."""
+    shapes = {
+        name: (*values.shape[:-1], members + 1) if set(DIMS[name]) & set(PADDED) else np.shape(values)
+        for name, values in sums.items()
     }
+    return {name: np.full(shape, np.nan) for name, shape in shapes.items()}
+
+
+def _ns(lead_time: np.timedelta64) -> int:
+    return int(lead_time / np.timedelta64(1, "ns"))
 
 
 def _known(file: Path) -> Known | None:

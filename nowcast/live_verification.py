@@ -27,9 +27,9 @@ from data_prep.schema import RefusedInput, iso
 from nowcast.baselines import Persistence
 from nowcast.evaluation import Failure, scored
 from nowcast.hindcasts import rank_seed, scored_cells, spacing_km
-from nowcast.live_sums import Known, LiveSums
+from nowcast.live_sums import ByModel, Known, LiveSums
 from nowcast.stored_forecasts import ForecastFile, StoredForecasts, values_of
-from nowcast.verification import ScoreSettings, label_sums, lead_sums
+from nowcast.verification import ScoreSettings, lead_sums
 
 logger = logging.getLogger(__name__)
 
@@ -105,7 +105,9 @@ class LiveVerification:
         Raises:
             RefusedInput: If there are none.
         """
-        return xr.concat(list(self._sums.cases(since, until)), dim="case", combine_attrs="drop")
+        cases = list(self._sums.cases(since, until))
+        own = ["case", "reference_time", "weight"]
+        return xr.concat(cases, dim="case", coords=own, compat="override", combine_attrs="drop")
 
     def scores(
         self,
@@ -180,10 +182,10 @@ class LiveVerification:
         made = {}
         for lead_time in arrived:
             sums = self._score_lead(case, lead_time, ours, result, least=1 if due else len(expected))
-            if sums is not None:
+            if sums:
                 made[lead_time] = sums
         if made:
-            self._sums.add(time, lead_times, list(made.values()))
+            self._sums.add(time, lead_times, made, shape=radar.shape[1:], spacing=spacing_km(radar))
             result.scored.append(Scored(time, list(made)))
             logger.info("scored %d lead time(s) of the forecasts from %s", len(made), iso(time))
 
@@ -195,8 +197,8 @@ class LiveVerification:
         result: Update,
         *,
         least: int,
-    ) -> xr.Dataset | None:
-        """Sums of one lead time, or nothing if fewer models than asked for can be scored."""
+    ) -> ByModel:
+        """Sums of one lead time by model, or none if fewer models than asked for can be scored."""
         usable = self._usable(case.time, lead_time, stored, result)
         while len(usable) >= least:
             try:
@@ -205,7 +207,7 @@ class LiveVerification:
                 del usable[error.model]
                 self._unusable[error.model, case.time] = stored[error.model].files[case.time].written
                 self._name((error.model, case.time), Failure(error.model, case.time, str(error)), result)
-        return None
+        return {}
 
     def _usable(
         self,
@@ -250,9 +252,10 @@ class _Case:
     ) -> None:
         self.time, self._radar, self._settings = time, radar, settings
         self._own_persistence = own_persistence
+        self._opened: dict[str, xr.DataArray] = {}
         self.has_reference = not own_persistence or time in radar["time"].values
 
-    def sums(self, stored: Mapping[str, StoredForecasts], lead_time: np.timedelta64) -> xr.Dataset:
+    def sums(self, stored: Mapping[str, StoredForecasts], lead_time: np.timedelta64) -> ByModel:
         """Sums of all models at one lead time, on the cells that they share.
 
         Raises:
@@ -265,14 +268,11 @@ class _Case:
         mask = scored_cells(observed, self._settings.margin)
         for members in read.values():
             mask &= np.isfinite(members()).all(axis=0)
-        told = {"spacing": spacing_km(self._radar)}
-        seed = rank_seed(self.time, lead_time)
-        by_model = {
-            name: [lead_sums(members(), observed, mask, self._settings, **told, seed=seed)]
+        told = {"spacing": spacing_km(self._radar), "seed": rank_seed(self.time, lead_time)}
+        return {
+            name: lead_sums(members(), observed, mask, self._settings, **told)  # type: ignore[arg-type]
             for name, members in read.items()
         }
-        leads = np.array([lead_time])
-        return label_sums(by_model, lead_times=leads, settings=self._settings, shape=mask.shape, **told)
 
     def _frames(self, time: np.datetime64) -> np.ndarray:
         """The observation at a time, mm/h, (1, H, W)."""
@@ -281,8 +281,10 @@ class _Case:
     def _members(self, name: str, stored: StoredForecasts, lead_time: np.timedelta64) -> np.ndarray:
         """All members at one lead time, mm/h, (M, H, W)."""
         try:
-            ensemble = stored.opened(self.time, self._radar, np.array([lead_time]))
-            return values_of(ensemble.isel(lead_time=0))
+            if name not in self._opened:
+                leads = stored.files[self.time].lead_times
+                self._opened[name] = stored.opened(self.time, self._radar, leads)
+            return values_of(self._opened[name].sel(lead_time=lead_time))
         except RefusedInput as error:
             raise _Unusable(name, str(error)) from error
 

@@ -5,28 +5,37 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import xarray as xr
+
 from data_prep.schema import RefusedInput
 from nowcast.forecaster import Forecaster
 
-BASELINES = ("persistence", "extrapolation")
+BASELINES = (
+    "persistence",
+    "extrapolation",
+    "extrapolation-ensemble",
+    "climatology",
+    "sprog",
+    "anvil",
+    "steps",
+)
 
 
-def load_forecaster(model: str | Path, *, device: str = "cpu") -> Forecaster:
+def load_forecaster(
+    model: str | Path, *, device: str = "cpu", radar: xr.DataArray | None = None
+) -> Forecaster:
     """Load a forecaster.
 
     Args:
-        model: ``persistence``, ``extrapolation``, or the path of a checkpoint or weights file.
+        model: Name of a baseline (one of `BASELINES`), or the path of a checkpoint or weights file.
         device: Where it computes, as torch names devices.
+        radar: Rain array of a store with splits; only climatology needs it.
 
     Raises:
-        RefusedInput: If it is neither a known name nor a file of ours.
+        RefusedInput: If it is neither a known name nor a file of ours, or what it needs is not there.
     """
-    from nowcast.baselines import Extrapolation, Persistence
-
-    if model == "persistence":
-        return Persistence()
-    if model == "extrapolation":
-        return Extrapolation(device=device)
+    if model in BASELINES:
+        return _baseline(str(model), device=device, radar=radar)
     if not Path(model).is_file():
         raise RefusedInput(
             f"a model is one of {', '.join(BASELINES)} or a checkpoint or weights file",
@@ -38,12 +47,33 @@ def load_forecaster(model: str | Path, *, device: str = "cpu") -> Forecaster:
     return GANForecaster.from_file(model, device=device)
 
 
-def load_forecasters(models: Sequence[str], *, device: str = "cpu") -> dict[str, Forecaster]:
+def _baseline(name: str, *, device: str, radar: xr.DataArray | None) -> Forecaster:
+    from nowcast.baselines import Climatology, Extrapolation, ExtrapolationEnsemble, Persistence
+    from nowcast.pysteps_baselines import Anvil, SProg, Steps
+
+    if name == Persistence.name:
+        return Persistence()
+    if name == Climatology.name:
+        if radar is None:
+            raise RefusedInput(
+                "climatology draws its members from a store",
+                came="no store",
+                do="forecast from a RADAR.zarr, or give load_forecaster its rain array as radar",
+            )
+        return Climatology(radar)
+    moving = (Extrapolation, ExtrapolationEnsemble, SProg, Anvil, Steps)
+    return {kind.name: kind for kind in moving}[name](device=device)
+
+
+def load_forecasters(
+    models: Sequence[str], *, device: str = "cpu", radar: xr.DataArray | None = None
+) -> dict[str, Forecaster]:
     """Load several forecasters, by name.
 
     Args:
         models: As for `load_forecaster`, or ``NAME=CHECKPOINT`` to give a name of one's own.
         device: Where they compute.
+        radar: As for `load_forecaster`.
 
     Raises:
         RefusedInput: If one cannot be loaded, or two checkpoints have one name.
@@ -52,7 +82,7 @@ def load_forecasters(models: Sequence[str], *, device: str = "cpu") -> dict[str,
     for model in models:
         # Lightning's own names of checkpoints hold equals signs, too.
         name, _, path = ("", "", model) if Path(model).is_file() else model.partition("=")
-        forecaster = load_forecaster(path or model, device=device)
+        forecaster = load_forecaster(path or model, device=device, radar=radar)
         label = name if path and name else forecaster.name
         if label in forecasters and model != label:
             raise RefusedInput(

@@ -189,7 +189,7 @@ def _solve(terms: Tensor, motion: Tensor) -> Tensor:
     """Damped least squares for the change of motion, pulled towards the motion around."""
     xx, xy, yy, xd, yd = terms.unbind(dim=1)
     trace = xx + yy
-    damping = DAMPING * trace.mean(dim=(1, 2), keepdim=True) + 1e-9
+    damping = DAMPING * _total(trace) / trace[0].numel() + 1e-9
     confidence = (trace / (trace + damping))[:, None]
     wide = 2 * WINDOW / COARSENING
     around = _blur(motion * confidence, wide) / (_blur(confidence, wide) + 1e-6)
@@ -205,9 +205,13 @@ def _solve(terms: Tensor, motion: Tensor) -> Tensor:
 
 def _huber(difference: Tensor, known: Tensor) -> Tensor:
     """Weights that keep single large differences (cells that grow, clutter) from ruling the estimate."""
-    count = known.sum(dim=(-2, -1), keepdim=True).clamp(min=1)
-    spread = (difference.abs() * known).sum(dim=(-2, -1), keepdim=True) / count
+    spread = _total(difference.abs() * known) / _total(known).clamp(min=1)
     return spread.clamp(min=1e-6) / difference.abs().clamp(min=spread.clamp(min=1e-6))
+
+
+def _total(field: Tensor) -> Tensor:
+    """Sum over rows and columns, (..., 1, 1): in two steps, each the same with any number of threads."""
+    return field.sum(dim=-1, keepdim=True).sum(dim=-2, keepdim=True)
 
 
 def _gradient(field: Tensor) -> tuple[Tensor, Tensor]:

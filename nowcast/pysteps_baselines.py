@@ -32,9 +32,10 @@ CASCADE_LEVELS = 6
 """The default of pysteps."""
 ANVIL_WINDOW = 25
 """Radius in cells in which ANVIL fits its model, as in the example of pysteps for rain rates."""
-
 FEWEST_WET = 10
 """Wet cells that every frame holds, for a model of growth and decay to be fitted."""
+LEAST_VARIATION = 1e-6
+"""Of a frame, in dB, and of the correlation of two frames from 1: less is rounding."""
 
 _lock = threading.Lock()
 
@@ -79,9 +80,10 @@ class Scene:
         if (decibel > DECIBEL_OF_DRY).sum(axis=1).min() < FEWEST_WET:
             return False
         decibel = np.where(np.isfinite(decibel), decibel, np.nanmin(decibel, axis=1, keepdims=True))
-        with np.errstate(invalid="ignore", divide="ignore"):
-            related = np.corrcoef(decibel)[np.triu_indices(count, k=1)]
-        return bool((related < 1 - 1e-6).all())
+        if decibel.std(axis=1).min() < LEAST_VARIATION:
+            return False
+        related = np.corrcoef(decibel)[np.triu_indices(count, k=1)]
+        return bool((related < 1 - LEAST_VARIATION).all())
 
 
 class PystepsForecaster(Forecaster):

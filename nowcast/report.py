@@ -42,7 +42,7 @@ nav { font-size: .9rem } nav a { margin-right: .9em; white-space: nowrap }
 table { border-collapse: collapse; font-size: .88rem; margin: .5rem 0 }
 th, td { text-align: left; vertical-align: top; padding: .22rem .8rem .22rem 0;
   border-bottom: 1px solid #e3e3e3 }
-td, .facts th { overflow-wrap: anywhere } .facts th { font-weight: 500; color: #444 }
+td { overflow-wrap: anywhere } .facts th { font-weight: 500; color: #444; white-space: nowrap }
 .numbers td { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap;
   padding-left: .6rem }
 .numbers thead th { text-align: right } .numbers thead th:first-child { text-align: left }
@@ -54,8 +54,9 @@ td, .facts th { overflow-wrap: anywhere } .facts th { font-weight: 500; color: #
 .panels img { display: block; max-width: 100%; height: auto } figure { margin: .6rem 0 }
 .map img { max-width: none; height: auto } figcaption { font-size: .92rem; margin-bottom: .2rem }
 code { font-size: .86rem; overflow-wrap: anywhere }
-@media print { body { max-width: none; font-size: 11px } nav { display: none } h2 { break-after: avoid }
-  figure, tr { break-inside: avoid } .panels img { max-width: 31vw } .map img { max-width: 100% } }
+@media print { html { font-size: 11px } body { max-width: none; font-size: 1rem } nav { display: none }
+  h2, .note, .legend { break-after: avoid } figure, tr { break-inside: avoid }
+  .panels { gap: 0 } .panels figure { width: 33% } .map img { max-width: 100% } }
 """
 _SHAPES = {
     "o": '<circle cx="17" cy="6" r="3"/>',

@@ -124,8 +124,8 @@ def _of_diagrams(
     if ensembles(scores):
         yield Section(
             "reliability", "Reliability",
-            "On the diagonal, rain falls as often as was said. Below it, too much is promised. The inset says "
-            "how often each probability is forecast. Ensembles only.",
+            "On the diagonal, rain falls as often as was said. Below it, too much is promised. The inset "
+            "says how often each probability is forecast. Ensembles only.",
             tuple(diagram(reliability, **where) for where in one), ensembles_only=True,
         )  # fmt: skip
         yield Section(

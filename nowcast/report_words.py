@@ -9,7 +9,7 @@ import xarray as xr
 
 from nowcast.maps import utc
 from nowcast.report_sections import DIAGRAM_LEAD, THRESHOLDS, WINDOW
-from nowcast.score_plots import member_counts, short_title
+from nowcast.score_plots import SHORT, member_counts, short_title
 from nowcast.score_text import (
     at,
     bounds,
@@ -79,9 +79,9 @@ def headline(scores: xr.Dataset, intervals: xr.Dataset | None) -> list[str]:
 def _against(skill: float, reference: str) -> str:
     if not np.isfinite(skill):
         return f"undefined against {reference}"
-    rounded = f"{abs(100 * skill):.0f}"
-    if rounded == "0":
-        return f"within half a percent of {reference}"
+    rounded = round(abs(100 * skill))
+    if not rounded:
+        return f"within half a percent of that of {reference}"
     return f"{rounded} % {'below' if skill > 0 else 'above'} {reference}"
 
 
@@ -106,12 +106,12 @@ def _level(intervals: xr.Dataset) -> str:
 
 def _range(low: float, high: float) -> str:
     """Two skills in percent, in words where one is worse than the reference."""
-    low, high = 100 * low + 0.0, 100 * high + 0.0
+    low, high = round(100 * low), round(100 * high)
     if low >= 0:
-        return f"{low:.0f} to {high:.0f} % below"
+        return f"{low} to {high} % below"
     if high <= 0:
-        return f"{-high:.0f} to {-low:.0f} % above"
-    return f"from {-low:.0f} % above to {high:.0f} % below"
+        return f"{-high} to {-low} % above"
+    return f"from {-low} % above to {high} % below"
 
 
 def _at_one_lead(scores: xr.Dataset, intervals: xr.Dataset | None, model: str, reference: str) -> str:
@@ -245,7 +245,7 @@ def definitions(scores: xr.Dataset) -> Iterator[tuple[str, list[tuple[str, ...]]
         settings,
     )
     rows: list[tuple[str, ...]] = [
-        (row.long_name, row.formula, _best(row), row.reference)
+        (SHORT.get(row.name, ""), row.long_name, row.formula, _best(row), row.reference)
         for row in (SCORES[name] for name in DEFINED if name in scores)
     ]
     yield "Scores", rows

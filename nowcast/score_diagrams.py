@@ -70,7 +70,8 @@ def reliability(scores: xr.Dataset, looks: Mapping[str, Look], **where: float) -
 def _draw_share_frame(inset: Axes) -> None:
     inset.set_title("share of cells", fontsize=7.5, loc="left", pad=2)
     inset.set_xlim(0, 1)
-    inset.set_ylim(10 ** np.floor(np.log10(inset.dataLim.y0)) if inset.dataLim.y0 > 0 else None, 1)
+    smallest = inset.dataLim.y0 if np.isfinite(inset.dataLim.y0) else 0.1
+    inset.set_ylim(10 ** min(np.floor(np.log10(smallest)), -1), 1)
     inset.set_xticks((0, 0.5, 1))
     _percent_axis(inset, numticks=4)
     inset.tick_params(labelsize=6.5, length=2, pad=1)

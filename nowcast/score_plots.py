@@ -31,6 +31,9 @@ PANEL_SIZE = (4.1, 2.9)
 _MARGINS = {"left": 0.66, "right": 0.12, "bottom": 0.5, "top": 0.32}
 """Inches around the axes of a panel; fixed, so that panels line up."""
 MANY_CASES = 60
+"""With more, the points of a series are not joined."""
+ALONE = 0.5
+"""Of a lead time that is the only one: the part that its models stand side by side in."""
 LOWEST_SKILL = -100.0
 """Percent below which a skill is not shown, because it would squeeze all others."""
 SHORT = {
@@ -179,25 +182,25 @@ def draw_curves(
     leads = lead_minutes(scores)
     for place, model in enumerate(shown):
         look = looks[model]
-        line = values.sel(model=model).values
-        ax.plot(leads, line, zorder=3, **look.line(leads.size))
+        places = leads
+        if leads.size == 1:
+            places = leads * (1 + ALONE * ((place + 0.5) / len(shown) - 0.5))
+        ax.plot(places, values.sel(model=model).values, zorder=3, **look.line(leads.size))
         if found is not None:
             low, high = (factor * end.sel(model=model).values for end in found)
-            _draw_band(ax, leads, low, high, look, shift=place - (len(shown) - 1) / 2)
+            _draw_band(ax, places, low, high, look)
     _draw_frame(ax, scores, name, at(scores[name], **where))
     lead_axis(ax, leads)
 
 
-def _draw_band(
-    ax: Axes, leads: np.ndarray, low: np.ndarray, high: np.ndarray, look: Look, *, shift: float
-) -> None:
-    """A band with fine edges; a bar where there is a single lead time, beside those of other models."""
+def _draw_band(ax: Axes, leads: np.ndarray, low: np.ndarray, high: np.ndarray, look: Look) -> None:
+    """A band with fine edges; a bar where there is a single lead time."""
     if leads.size > 1:
         ax.fill_between(leads, low, high, color=look.colour, alpha=0.13, linewidth=0, zorder=1)
         for edge in (low, high):
             ax.plot(leads, edge, color=look.colour, linewidth=0.5, alpha=0.7, zorder=2)
         return
-    ax.vlines(leads + 0.02 * leads[-1] * shift, low, high, color=look.colour, linewidth=1.4, zorder=2)
+    ax.vlines(leads, low, high, color=look.colour, linewidth=1.4, zorder=2)
 
 
 def _draw_frame(ax: Axes, scores: xr.Dataset, name: str, values: xr.DataArray) -> None:
@@ -251,12 +254,16 @@ def style_axes(ax: Axes, title: str, *, x: str = "", y: str = "") -> None:
 
 
 def lead_axis(ax: Axes, leads: np.ndarray) -> None:
-    """Lead times from 0 in minutes, with round numbers."""
+    """Lead times from 0 in minutes, with round numbers; a single one in the middle."""
     last = float(leads[-1])
+    ax.set_xlabel("lead time (min)", fontsize=9)
+    if leads.size == 1:
+        ax.set_xlim(last * (1 - ALONE), last * (1 + ALONE))
+        ax.set_xticks([last])
+        return
     step = next((step for step in _STEPS if last / step <= 7), _STEPS[-1])
     ax.set_xlim(0, last * 1.03)
     ax.xaxis.set_major_locator(MultipleLocator(step))
-    ax.set_xlabel("lead time (min)", fontsize=9)
 
 
 def by_window(scores: xr.Dataset, name: str, looks: Mapping[str, Look], **where: float) -> Figure | None:

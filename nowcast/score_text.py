@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Sequence
+from textwrap import fill
 
 import numpy as np
 import xarray as xr
@@ -111,7 +112,7 @@ def score_table(scores: xr.Dataset, intervals: xr.Dataset | None = None, *, thre
     tables = [
         table for name in TITLES if name in scores for table in _tables(scores, intervals, name, threshold)
     ]
-    return "\n\n".join([*tables, interval_note(intervals)])
+    return "\n\n".join([*tables, fill(interval_note(intervals), WIDTH)])
 
 
 def interval_note(intervals: xr.Dataset | None) -> str:
@@ -133,7 +134,7 @@ def interval_note(intervals: xr.Dataset | None) -> str:
 
 def signed_percent(share: float) -> str:
     """A skill in percent with its sign, a dash where it is undefined."""
-    return f"{100 * share + 0.0:+.0f}" if np.isfinite(share) else "-"
+    return f"{round(100 * share):+d}" if np.isfinite(share) else "-"
 
 
 def number(value: float, unit: Hashable = "mm h-1") -> str:
@@ -165,7 +166,10 @@ def _tables(scores: xr.Dataset, intervals: xr.Dataset | None, name: str, thresho
         cells = [_cell(values[place], shares, found, place, row) for row in range(len(rows))]
         columns.append([shortened(str(model)), *cells])
     repeated = 2 if reference in models else 1
-    heading = _heading(scores, values, name, with_skill=skill is not None)
+    heading = _heading(values, name)
+    if skill is not None:
+        heading += f"; skill against {shortened(str(reference))} in %"
+        heading += " (and its interval)" if found else ""
     return [
         "\n".join([heading, *_lines(columns[:repeated] + group)])
         for group in _groups(columns[:repeated], columns[repeated:])
@@ -207,12 +211,10 @@ def _skill(scores: xr.Dataset, name: str, models: list[Hashable], threshold: flo
     return at(scores[f"{name}_skill"].sel(model=models), threshold=threshold).transpose("model", "lead_time")
 
 
-def _heading(scores: xr.Dataset, values: xr.DataArray, name: str, *, with_skill: bool) -> str:
+def _heading(values: xr.DataArray, name: str) -> str:
     unit = ", mm/h" if SCORES[name].units == "mm h-1" else ""
     event = f", {float(values['threshold']):g} mm/h or more" if "threshold" in values.coords else ""
-    against = shortened(str(scores.attrs.get("reference", "")), 40)
-    skill = f"; skill against {against} in %, with its interval" if with_skill else ""
-    return f"{TITLES[name]}{event}{unit}{skill}"
+    return f"{TITLES[name]}{event}{unit}"
 
 
 def _cell(
@@ -227,4 +229,4 @@ def _cell(
         return text
     text += f" {signed_percent(float(skill[row])):>3}"
     low, high = (float(end[model, row]) for end in found) if found else (np.nan, np.nan)
-    return f"{text} ({100 * low + 0.0:.0f}..{100 * high + 0.0:.0f})" if np.isfinite(low + high) else text
+    return f"{text} ({round(100 * low)}..{round(100 * high)})" if np.isfinite(low + high) else text

@@ -46,8 +46,11 @@ class Windows:
             of: How many there may be in one cell.
         """
         xp = namespace(events)
-        sums = (xp.asarray(total, dtype=xp.float32) for total in self._added(events, of=of))
-        return [total * (weight / of) for total, weight in zip(sums, self._weights, strict=True)]
+        sums = [xp.asarray(total, dtype=xp.float32) for total in self._added(events, of=of)]
+        for total, weight in zip(sums, self._weights, strict=True):
+            total *= weight
+            total /= of
+        return sums
 
     def _added(self, events: Array, *, of: int) -> list[Array]:
         """Sums over the windows round all cells, (H, W) per kind."""
@@ -64,8 +67,9 @@ class Windows:
         sums = []
         for side in sides:
             first = reach - side // 2
-            bands = _runs(padded, side, known=rows)[first : first + height].T
-            sums.append(_runs(bands, side, known={1: bands})[first : first + width].T)
+            bands = _runs(padded, side, known=rows)[first : first + height]
+            columns = bands[:, first : first + width + side - 1].T
+            sums.append(_runs(columns, side, known={1: columns}).T)
         return sums
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import xarray as xr
 
+from nowcast.verification.sal import SAL_SUMS
 from nowcast.verification.sums import DIMS, ScoreSettings
 
 PADDED = ("forecast_count", "rank")
@@ -24,20 +25,21 @@ def label_sums(
     """Put the sums of all models and lead times together.
 
     Args:
-        by_model: What `lead_sums` gave, by model, one entry per lead time.
+        by_model: What `lead_sums` gave, by model, one entry per lead time; those of `sal_sums` may be in it.
         lead_times: timedelta64.
         settings: What the sums were made with.
         shape: Rows and columns of the fields.
         spacing: Between neighbouring cells, km.
 
     Returns:
-        The sums of `DIMS` with leading dims ``model, lead_time`` and the coordinates ``member_count(model)``,
+        The sums of `DIMS`, and of `SAL_SUMS` where they were given, with leading dims ``model, lead_time`` and the coordinates ``member_count(model)``,
         ``threshold`` and ``intensity_bin`` (lower edge) in mm/h, ``scale``, ``window`` and
         ``wavelength(ring)`` in km, ``event``, ``forecast_count`` and ``rank``.
     """
     largest = max(leads[0]["rank_count"].size for leads in by_model.values())
     variables = {}
-    for name, dims in DIMS.items():
+    given = next(iter(by_model.values()))[0]
+    for name, dims in {**DIMS, **{name: () for name in SAL_SUMS if name in given}}.items():
         values = [_padded([lead[name] for lead in leads], dims, largest) for leads in by_model.values()]
         variables[name] = (("model", "lead_time", *dims), np.stack(values))
     side = min(shape)

@@ -3,19 +3,20 @@
 Wernli et al. 2008 (doi:10.1175/2008MWR2415.1), with objects as pysteps finds them: connected cells above 1/15
 of the 95th percentile of the rain (Wernli et al. 2009, doi:10.1175/2009WAF2222271.1), of 50 cells or more.
 
-    S = (V_f - V_o) / (0.5 (V_f + V_o)), V the mean of (rain / largest rain) over objects, weighted by their rain
+    S = (V_f - V_o) / (0.5 (V_f + V_o)), V the mean over objects, weighted by rain, of rain / largest rain
     A = (D_f - D_o) / (0.5 (D_f + D_o)), D the mean rain of the field
     L = |x_f - x_o| / d + 2 |r_f - r_o| / d, x the centre of mass, r the mean distance of objects from it,
-        weighted by their rain, d the diagonal of the field
+        weighted by rain, d the diagonal of the field
 
-S < 0 is too small or too peaked, S > 0 too large or too flat; A < 0 too little rain; both lie between -2 and 2,
-L between 0 and 2, and 0 is perfect. SAL is of one field, so of one member: an ensemble mean has objects that no
-member has.
+S < 0 is too small or too peaked, S > 0 too large or too flat; A < 0 too little rain; both lie between -2 and
+2, L between 0 and 2, and 0 is perfect. SAL is of one field, so of one member: an ensemble mean has objects
+that no member has.
 """
 
 from __future__ import annotations
 
 import contextlib
+import importlib
 import io
 from collections.abc import Callable
 
@@ -77,10 +78,9 @@ def _pysteps_sal() -> Callable[[np.ndarray, np.ndarray], tuple[float, float, flo
     try:
         # At its first import pysteps prints where its configuration is.
         with contextlib.redirect_stdout(io.StringIO()):
-            import skimage.measure  # noqa: F401 (without it pysteps imports, and fails later)
-            from pysteps.verification.salscores import sal
+            importlib.import_module("skimage.measure")  # without it pysteps is imported, and fails later
+            return importlib.import_module("pysteps.verification.salscores").sal
     except ImportError as error:
         raise RefusedInput(
             "SAL needs pysteps and scikit-image", came=error, do="pip install 'nowcast[baselines]'"
         ) from error
-    return sal

@@ -45,6 +45,9 @@ def mean_power_spectrum(members: Array, mask: Array | None = None) -> np.ndarray
 
     Returns:
         (rings,), as `power_spectrum` gives them, in the memory of this machine.
+
+    Raises:
+        ValueError: If a side is shorter than 2 cells.
     """
     density = sum(_density(member, mask) for member in members) / members.shape[0]
     return _ring_means(as_numpy(density), members.shape[-1])

@@ -112,6 +112,9 @@ def lead_sums(
 
     Returns:
         The sums of `DIMS`, each with the sizes its dims have: thresholds, 2 events, 0 to M members and so on.
+
+    Raises:
+        ValueError: If a side of the field is shorter than 2 cells.
     """
     xp = namespace(members)
     members = floating(members)

@@ -64,18 +64,12 @@ def negative(rain):
     return rain
 
 
-def infinite(rain):
-    rain.values[-1, 3, 3] = np.inf
-    return rain
-
-
 @pytest.mark.parametrize(
     ("damage", "finding"),
     [
         (all_missing, "no observed cell at 2020-06-01T00:25"),
         (missing_in_the_past, "no observed cell at 2020-06-01T00:15"),
         (negative, "came: -0.5 to"),
-        (infinite, "finite and not negative"),
         (lambda rain: rain[:3], "holds 4 frames or more; came: 3"),
         (lambda rain: rain.isel(time=[0, 1, 2, 4, 5]), "no frame at 2020-06-01T00:15"),
         (lambda rain: rain.assign_attrs(units="dBZ"), "in 'dBZ'"),
@@ -87,6 +81,24 @@ def test_unusable_contexts_are_refused(make_rain, damage, finding):
     with pytest.raises(RefusedInput) as refusal:
         Extrapolation().forecast(damage(make_rain(6)), lead_steps=2)
     assert finding in str(refusal.value)
+
+
+def test_infinite_rates_in_a_context_are_cells_without_data(make_rain):
+    rain = make_rain(6)
+    rain.values[-1, 3, 3], rain.values[-2, 4, 5] = np.inf, np.inf
+    frames = Persistence().recent(rain)
+    assert np.isnan(frames.values[-1, 3, 3])
+    assert np.isnan(frames.values[-2, 4, 5])
+    assert np.isnan(frames.values).sum() == 2
+    assert np.isinf(rain.values[-1, 3, 3])  # the caller's own array is left alone
+    assert frames.dtype == np.float32
+
+
+def test_a_frame_of_nothing_but_infinite_rates_holds_no_data(make_rain):
+    rain = make_rain(6)
+    rain.values[-1] = np.inf
+    with pytest.raises(RefusedInput, match="no observed cell at 2020-06-01T00:25"):
+        Persistence().forecast(rain)
 
 
 @pytest.mark.parametrize("wrong", [{"lead_steps": 0}, {"members": 0}, {"seed": -1}])

@@ -118,3 +118,25 @@ def test_motion_has_gradients_where_a_network_could_use_them():
     field = rain_field()[None].requires_grad_()
     advect(field, torch.ones(1, 2, 128, 128), 2).nan_to_num().sum().backward()
     assert field.grad.abs().sum() > 0
+
+
+def test_motion_is_the_same_with_any_number_of_threads():
+    frames = torch.cat([moving((3.0, -1.5)), moving((3.0, -1.5))], dim=-1).repeat(1, 1, 3, 1)
+    results = []
+    threads = torch.get_num_threads()
+    try:
+        for number in (1, 2, 3):
+            torch.set_num_threads(number)
+            results.append(estimate_motion(frames))
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.equal(results[0], results[1])
+    assert torch.equal(results[0], results[2])
+
+
+def test_trajectories_along_a_uniform_motion_are_straight_up_to_the_corners_of_any_grid():
+    for size in ((7, 90), (50, 33)):
+        motion = torch.tensor([1.5, -0.75])[None, :, None, None].expand(1, 2, *size)
+        for n, back in enumerate(trajectories(motion, 4), start=1):
+            assert back.shape == (1, 2, *size)
+            torch.testing.assert_close(back, n * motion, atol=1e-5, rtol=0)

@@ -1,4 +1,4 @@
-"""Equal to the package scores and to pysteps wherever they define a score; where they differ, both are shown."""
+"""Equal to the package scores and to pysteps where they define a score; where they differ, both are shown."""
 
 import warnings
 

@@ -54,7 +54,7 @@ def test_relative_operating_characteristic_by_hand(by_hand):
 
 def test_economic_value_by_hand(by_hand):
     # Cost/loss 0.3 is below the frequency 0.4: always acting costs 0.3, knowing the future 0.4 * 0.3.
-    # Acting at 1 member: 3 of 5 times, no event missed, 0.6 * 0.3 = 0.18; at 2 members 0.4 * 0.3 + 1/5 = 0.32.
+    # Acting at 1 member: 3 of 5 times, no event missed: 0.6 * 0.3 = 0.18; at 2 members 0.12 + 0.2 = 0.32.
     assert by_hand["economic_value"].sel(cost_loss=0.3) == near((0.3 - 0.18) / (0.3 - 0.12))
     # Cost/loss 0.9: never acting costs 0.4; at 1 member 0.54; at 2 members 0.36 + 0.2 = 0.56.
     assert by_hand["economic_value"].sel(cost_loss=0.9) == near((0.4 - 0.54) / (0.4 - 0.36))

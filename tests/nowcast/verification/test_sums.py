@@ -7,6 +7,7 @@ import torch
 from data_prep.schema import RefusedInput
 from nowcast.verification import ScoreSettings, lead_sums, power_spectrum
 from nowcast.verification.labels import label_sums
+from nowcast.verification.sal import SAL_SUMS
 from nowcast.verification.sums import DIMS, cells_along, sums_of_leads
 
 SETTINGS = ScoreSettings(thresholds=(0.5, 2.0), scales=(1.0, 4.0), windows=(1.0, 3.0, 8.0))
@@ -206,3 +207,12 @@ def test_labelled_sums_of_a_small_ensemble_have_zeros_beyond_its_members():
     for name, sums in by_model.items():
         assert labelled["rank_count"].sel(model=name).sum("rank").values.tolist() == [sums[0]["cells"]] * 2
     assert labelled["wavelength"].values[[0, -1]].tolist() == [48, 4]  # 24 cells of 2 km, and two of them
+
+
+def test_sums_of_sal_are_labelled_where_they_are_given():
+    sums = sums_of(a_case())
+    options = {"lead_times": np.array([5]) * np.timedelta64(1, "m"), "settings": SETTINGS, "spacing": 1.0}
+    sal = {name: np.array(number) for number, name in enumerate(SAL_SUMS)}
+    labelled = label_sums({"a": [sums | sal]}, shape=SHAPE, **options)
+    assert [labelled[name].item() for name in SAL_SUMS] == [0, 1, 2, 3]
+    assert not set(SAL_SUMS) & set(label_sums({"a": [sums]}, shape=SHAPE, **options))
