@@ -2,9 +2,10 @@
 
     python benchmarks/motion.py [--costs] STORE.zarr...
 
-Needs the extra ``benchmarks`` and stores of real radar data (nowcast prep). pysteps estimates the motion by Lucas-Kanade and
-extrapolates semi-Lagrangian, as its examples do. Seconds are medians; ``--costs`` adds those of the methods
-of pysteps on our motion (minutes). The load of the machine is printed: other work makes wall time longer.
+Needs the extra ``benchmarks`` and stores of real radar data (nowcast prep). pysteps estimates the motion by
+Lucas-Kanade and extrapolates semi-Lagrangian, as its examples do. Seconds are medians; ``--costs`` adds those
+of the methods of pysteps on our motion (minutes). The load of the machine is printed: other work makes wall
+time longer.
 """
 
 import os

@@ -9,11 +9,11 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from data_prep.schema import iso
+from nowcast.case_plots import draw_case
 from nowcast.cases import Case, context_at
 from nowcast.evaluation import Evaluation
 from nowcast.forecaster import label
 from nowcast.hindcasts import Hindcasts
-from nowcast.case_plots import draw_case
 
 RANKS = {"best": 0.0, "median": 0.5, "worst": 1.0}
 """Where each lies among the cases, by CRPS."""
@@ -60,9 +60,7 @@ def _at_lead(hindcasts: Hindcasts, model: str, window: xr.DataArray, case: Case,
     forecaster = hindcasts.forecasters[model]
     frames = forecaster.recent(context_at(window, case.time, forecaster.context_frames))
     count = forecaster.member_count(hindcasts.members)
-    members = forecaster.stream(
-        frames, lead_steps=hindcasts.lead_steps, members=count, seed=hindcasts.seed
-    )
+    members = forecaster.stream(frames, lead_steps=hindcasts.lead_steps, members=count, seed=hindcasts.seed)
     values = np.stack([member[lead : lead + 1] for member in members])
     lead_times = hindcasts.lead_times[lead : lead + 1]
     return label(values, frames, attributes={"model": model}).assign_coords(

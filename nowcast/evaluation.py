@@ -87,17 +87,31 @@ class Evaluation:
         return scored(self.total(), reference, settings or self.settings)
 
     def uncertainty(self, reference: str, *, seed: int = 0) -> xr.Dataset:
-        """Intervals of scores, differences and skill, and p-values, from resampled and exchanged blocks."""
+        """Intervals of scores, differences and skill, and p-values, from resampled and exchanged blocks.
+
+        Returns:
+            What `intervals` and `permutation_test` give by lead time, and of the CRPS over all lead times together
+            ``crps_skill_all_leads_low``, ``crps_skill_all_leads_high`` and ``crps_all_leads_p_value``.
+        """
         tested = permutation_test(self.blocks, reference, seed=seed)
         ranges = intervals(self.blocks, reference, seed=seed)
-        return xr.merge([ranges, tested], join="exact", compat="override", combine_attrs="drop_conflicts")
+        together = self.blocks.sum("lead_time")
+        overall = intervals(together, reference, scores=("crps",), seed=seed)
+        p_value = permutation_test(together, reference, ("crps",), seed=seed)["crps_p_value"]
+        names = {f"crps_skill_{side}": f"crps_skill_all_leads_{side}" for side in ("low", "high")}
+        return xr.merge(
+            [ranges, tested, overall[list(names)].rename(names), p_value.rename("crps_all_leads_p_value")],
+            join="exact", compat="override", combine_attrs="drop_conflicts",
+        )  # fmt: skip
 
 
 def scored(sums: xr.Dataset, reference: str, settings: ScoreSettings | None = None) -> xr.Dataset:
     """Scores of sums over all cases that count, with skill against one model and the spectra."""
     scores = score(sums, settings or ScoreSettings())
     spectra = sums[[name for name in ("power", "observed_power") if name in sums]]
-    return xr.merge([scores, skill(scores, reference), spectra], join="exact", compat="override").assign_attrs(reference=reference)
+    return xr.merge(
+        [scores, skill(scores, reference), spectra], join="exact", compat="override"
+    ).assign_attrs(reference=reference)
 
 
 def evaluate(
@@ -193,7 +207,11 @@ def _gather(
         hours.add(int((case.time - case.time.astype("datetime64[D]")) / HOUR), sums, case.weight)
         own = {"case": case.name, "reference_time": case.time, "weight": case.weight}
         single.append(score(sums[list(BY_CASE)]).assign_coords(own))
-    return blocks.dataset("block"), hours.dataset("hour"), xr.concat(single, dim="case")
+    return (
+        blocks.dataset("block"),
+        hours.dataset("hour"),
+        xr.concat(single, dim="case", coords=["case", "reference_time", "weight"], compat="override"),
+    )
 
 
 class _Sums:

@@ -12,13 +12,12 @@ from typing import Any
 import numpy as np
 import xarray as xr
 from cartopy.mpl.geoaxes import GeoAxes
-from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from PIL import Image
 
-from data_prep.schema import RefusedInput, minutes
+from data_prep.schema import RefusedInput
 from nowcast.files import written_whole
 from nowcast.maps import (
     HEADING,
@@ -42,12 +41,10 @@ from nowcast.maps import (
 from nowcast.products import exceedance_probability
 
 __all__ = ["PROBABILITY", "RAIN", "RAIN_COLOURS", "RAIN_LEVELS", "Scale", "animate", "plot_map", "plot_panel",
-           "plot_scores", "projection_of", "save_figure"]  # fmt: skip
+           "projection_of", "save_figure"]  # fmt: skip
 
 PREFERRED_LEADS = tuple(np.timedelta64(m, "m") for m in (15, 30, 60))
 """Rows of a panel, where the forecast has them all."""
-LINE_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#8c510a")
-"""Of the models (Okabe and Ito's colours, told apart by the colour-blind)."""
 LOOPS = {".gif": "GIF", ".webp": "WebP"}
 LAST_FRAME_SECONDS = 1.2
 _GRID_TOLERANCE = 1.0
@@ -204,86 +201,6 @@ def _draw_panel_keys(figure: Figure, axes: np.ndarray, *, with_probability: bool
         draw_colour_bar(
             figure.add_axes((place.x0, bottom, place.width, height)), PROBABILITY, orientation="horizontal"
         )
-
-
-def plot_scores(
-    scores: xr.Dataset,
-    *,
-    variables: Sequence[str] = ("crps", "mae", "csi", "bias"),
-    threshold: float = 1.0,
-) -> Figure:
-    """Curves of scores by lead time, one axes a score and one line a model.
-
-    Args:
-        scores: Variables by (model, lead_time) or (model, lead_time, threshold), with their ``units``.
-        variables: Names of the scores to draw.
-        threshold: mm/h, of the scores that depend on one.
-
-    Raises:
-        RefusedInput: If a score or the threshold is absent, or a score has other dims.
-    """
-    curves = [_curves(scores, name, threshold) for name in variables]
-    columns = min(2, len(curves))
-    rows = -(-len(curves) // columns)
-    figure = Figure(figsize=(4.6 * columns, 3.0 * rows + 0.4), dpi=100, layout="constrained")
-    for ax, curve in zip(figure.subplots(rows, columns, squeeze=False).flat, curves, strict=False):
-        _draw_curves(ax, curve, threshold)
-    for ax in figure.axes[len(curves) :]:
-        ax.remove()
-    handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(
-        handles, labels, loc="outside upper left", ncols=min(len(labels), 4), frameon=False, fontsize=9
-    )
-    return figure
-
-
-def _curves(scores: xr.Dataset, name: str, threshold: float) -> xr.DataArray:
-    """One score by (model, lead_time)."""
-    if name not in scores:
-        raise RefusedInput(
-            "the scores hold every variable to be drawn", came=f"{name}, absent",
-            do=f"choose variables from {', '.join(sorted(map(str, scores.data_vars)))}",
-        )  # fmt: skip
-    curve = scores[name]
-    if "threshold" in curve.dims:
-        near = np.isclose(curve["threshold"].values, threshold)
-        if not near.any():
-            raise RefusedInput(
-                "the scores hold the threshold", came=f"{threshold:g} mm/h",
-                do=f"choose one of {', '.join(f'{value:g}' for value in curve['threshold'].values)}",
-            )  # fmt: skip
-        curve = curve.isel(threshold=int(np.flatnonzero(near)[0]))
-    if set(curve.dims) != {"model", "lead_time"}:
-        raise RefusedInput(
-            "a score is drawn by model and lead_time", came=f"{name} {curve.dims}", do="choose with sel"
-        )
-    return curve.transpose("model", "lead_time")
-
-
-def _draw_curves(ax: Axes, curve: xr.DataArray, threshold: float) -> None:
-    lead = [minutes(step) for step in curve["lead_time"].values]
-    for number, model in enumerate(curve["model"].values):
-        dashes, colour = divmod(number, len(LINE_COLOURS))
-        ax.plot(lead, curve[number], label=str(model), color=LINE_COLOURS[colour], marker="o", markersize=2.5,
-                linestyle=("-", "--")[dashes % 2])  # fmt: skip
-    unit = {"1": "", "mm h-1": " (mm/h)"}.get(curve.attrs.get("units", "1"), f" ({curve.attrs.get('units')})")
-    name = str(curve.name)
-    known = {"crps": "CRPS", "mae": "MAE", "csi": "CSI", "rmse": "RMSE"}
-    title = known.get(name, name.replace("_", " ").capitalize()) + unit
-    if "threshold" in curve.coords:
-        title += f", {threshold:g} mm/h or more"
-    ax.set_title(title, loc="left", fontsize=10)
-    ax.set_xlabel("lead time (min)", fontsize=9)
-    ax.tick_params(labelsize=8)
-    ax.grid(color="0.9", linewidth=0.6)
-    ax.spines[["top", "right"]].set_visible(False)
-    ax.set_xlim(0, None)
-    if name.endswith("_skill"):
-        ax.axhline(0, color="0.4", linewidth=0.8)
-    elif name.endswith("bias"):
-        ax.axhline(1, color="0.4", linewidth=0.8)
-    else:
-        ax.set_ylim(0, None)
 
 
 def animate(

@@ -56,7 +56,8 @@ td { overflow-wrap: anywhere } .facts th { font-weight: 500; color: #444; white-
 code { font-size: .86rem; overflow-wrap: anywhere }
 @media print { html { font-size: 11px } body { max-width: none; font-size: 1rem } nav { display: none }
   h2, .note, .legend { break-after: avoid } figure, tr { break-inside: avoid }
-  .panels { gap: 0 } .panels figure { width: 33% } .map img { max-width: 100% } }
+  .panels { gap: 0 } .panels figure { width: 33% } .panels figure:only-child { width: 66% }
+  .map img { max-width: 100% } }
 """
 _SHAPES = {
     "o": '<circle cx="17" cy="6" r="3"/>',

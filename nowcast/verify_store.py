@@ -16,6 +16,9 @@ from nowcast.hindcasts import Hindcasts
 from nowcast.load import load_forecasters
 from nowcast.verification import ScoreSettings
 
+LISTED = 20
+"""Failures that are told on the terminal; the report names all."""
+
 
 @dataclass(frozen=True)
 class StoreVerification:
@@ -198,8 +201,10 @@ def told(about: dict[str, str], scores: xr.Dataset, evaluation: Evaluation) -> l
     if not cells.values.any():
         lines.append("FINDING: no cell has a value in the truth and in every forecast: nothing is scored")
     else:
-        lines.append(f"Scored are cells that every model forecasts: at the last lead time {share:.0%} of the first")
+        cover = f"at the last lead time {share:.0%} of the first"
+        lines.append(f"Scored are cells that every model forecasts: {cover}")
     dropped = int(about["cases_asked_for"]) - int(about["cases"])
     if evaluation.failures:
         lines.append(f"FINDING: {dropped} case(s) left out, {len(evaluation.failures)} failure(s):")
-    return lines + [f"  {model} at {iso(time)}: {message}" for model, time, message in evaluation.failures[:20]]
+    named = evaluation.failures[:LISTED]
+    return lines + [f"  {model} at {iso(time)}: {message}" for model, time, message in named]

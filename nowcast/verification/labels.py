@@ -32,9 +32,9 @@ def label_sums(
         spacing: Between neighbouring cells, km.
 
     Returns:
-        The sums of `DIMS`, and of `SAL_SUMS` where they were given, with leading dims ``model, lead_time`` and the coordinates ``member_count(model)``,
-        ``threshold`` and ``intensity_bin`` (lower edge) in mm/h, ``scale``, ``window`` and
-        ``wavelength(ring)`` in km, ``event``, ``forecast_count`` and ``rank``.
+        The sums of `DIMS`, and of `SAL_SUMS` where given, with leading dims ``model, lead_time`` and the
+        coordinates ``member_count(model)``, ``threshold`` and ``intensity_bin`` (lower edge) in mm/h,
+        ``scale``, ``window`` and ``wavelength(ring)`` in km, ``event``, ``forecast_count`` and ``rank``.
     """
     largest = max(leads[0]["rank_count"].size for leads in by_model.values())
     variables = {}

@@ -91,15 +91,21 @@ def test_the_latest_frame_is_taken_where_no_time_is_given(run, store, tmp_path):
 
 def test_models_are_verified_side_by_side(run, store, tmp_path):
     models = ["--model", "extrapolation", "--model", "still=persistence"]
-    options = ["--store", store, "--output", tmp_path / "s", "--stride", 10, "--lead_steps", 4]
-    status, out, _ = run("verify", *models, *options)
+    options = ["--store", store, "--output", tmp_path / "s", "--stride", 13, "--lead_steps", 4]
+    looks = ["--scores.thresholds", "[1.0, 4.0]", "--maps", 1]
+    status, out, _ = run("verify", *models, *options, *looks)
     assert status == 0
     assert "part held_out" in out
-    scores = xr.open_dataset(tmp_path / "s/scores.nc")
+    assert f"{tmp_path / 's'}: report.html, scores.nc, sums.nc" in out
+    scores = xr.open_dataset(tmp_path / "s/scores.nc", decode_timedelta=True)
     assert list(scores["model"].values) == ["persistence", "extrapolation", "still"]
     assert (scores["mae_skill"].sel(model="extrapolation") > 0).all()
     assert np.allclose(scores["mae_skill"].sel(model="still"), 0)
-    assert (tmp_path / "s/scores.png").stat().st_size > 5000
+    assert list(scores["threshold"].values) == [1.0, 4.0]
+    assert xr.open_dataset(tmp_path / "s/sums.nc", decode_timedelta=True).sizes["model"] == 3
+    assert (tmp_path / "s/report.html").read_text().count("<img") + (
+        tmp_path / "s/report.html"
+    ).read_text().count("<svg") > 3
 
 
 def test_training_prints_a_checkpoint_that_forecasts(run, store, tmp_path):

@@ -151,7 +151,9 @@ def test_a_case_without_any_forecast_is_kept_as_failed(rain, tmp_path):
 
 def test_a_case_without_truth_is_refused_before_anything_is_computed(rain, tmp_path, computed):
     late = Case(frame_time(10))
-    with pytest.raises(RefusedInput, match="no frame at 2020-06-01T01:00 for the forecast from 2020-06-01T00:50"):
+    with pytest.raises(
+        RefusedInput, match="no frame at 2020-06-01T01:00 for the forecast from 2020-06-01T00:50"
+    ):
         list(results(hindcasts(rain), [*CASES, late], folder=tmp_path))
     assert computed == []
 

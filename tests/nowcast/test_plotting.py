@@ -23,7 +23,6 @@ from nowcast.plotting import (
     animate,
     plot_map,
     plot_panel,
-    plot_scores,
     projection_of,
     save_figure,
 )
@@ -341,46 +340,6 @@ def test_a_panel_refuses_what_does_not_fit():
         plot_panel(rain(np.zeros((5, 9, 9)), longitude=5.1), forecast)
     with pytest.raises(RefusedInput, match="realization, lead_time, y, x"):
         plot_panel(None, forecast[0])
-
-
-# Scores
-
-
-@pytest.fixture
-def scores() -> xr.Dataset:
-    crps = [[0.3, 0.4, 0.5, 0.6], [0.2, 0.3, 0.35, 0.4]]
-    csi = np.stack([np.full((2, 4), 0.6), np.full((2, 4), 0.2)], axis=-1)
-    return xr.Dataset(
-        {"crps": (("model", "lead_time"), crps, {"units": "mm h-1"}),
-         "csi": (("model", "lead_time", "threshold"), csi, {"units": "1"})},
-        coords={"model": ["persistence", "gan"], "lead_time": LEADS, "threshold": [1.0, 5.0]},
-    )  # fmt: skip
-
-
-def test_a_score_is_a_line_a_model_over_minutes(scores):
-    figure = plot_scores(scores, variables=("crps", "csi"), threshold=5.0)
-    crps, csi = figure.axes
-    assert [line.get_label() for line in crps.lines] == ["persistence", "gan"]
-    np.testing.assert_allclose(crps.lines[1].get_xydata(), [[15, 0.2], [30, 0.3], [45, 0.35], [60, 0.4]])
-    np.testing.assert_allclose(csi.lines[0].get_ydata(), 0.2)
-    assert crps.get_title("left") == "CRPS (mm/h)"
-    assert csi.get_title("left") == "CSI, 5 mm/h or more"
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["persistence", "gan"]
-
-
-def test_scores_that_are_not_there_are_refused(scores):
-    with pytest.raises(RefusedInput, match="choose variables from crps, csi"):
-        plot_scores(scores, variables=("fss",))
-    with pytest.raises(RefusedInput, match="choose one of 1, 5"):
-        plot_scores(scores, variables=("csi",), threshold=2.0)
-    with pytest.raises(RefusedInput, match="by model and lead_time"):
-        plot_scores(scores.isel(model=0), variables=("crps",))
-
-
-def test_a_lone_score_and_scores_without_a_value_are_drawn(scores, tmp_path):
-    figure = plot_scores(scores * np.nan, variables=("crps",))
-    save_figure(figure, tmp_path / "scores.png", dpi=50)
-    assert len(figure.axes) == 1
 
 
 # Loops and files

@@ -57,7 +57,9 @@ def test_fewer_members_and_lead_times_can_be_asked_for(rain, folder):
 
 def test_a_window_of_the_grid_is_cut_out(rain, folder):
     window = {"y": slice(10, 42), "x": slice(5, 37)}
-    np.testing.assert_array_equal(stream(folder, rain[:5].isel(window)), stream(folder, rain[:5])[..., 10:42, 5:37])
+    np.testing.assert_array_equal(
+        stream(folder, rain[:5].isel(window)), stream(folder, rain[:5])[..., 10:42, 5:37]
+    )
 
 
 def test_a_reference_time_without_a_forecast_is_refused(rain, folder):
@@ -108,7 +110,7 @@ def test_a_forecast_with_fewer_members_than_the_others_is_refused(rain, folder):
         stream(folder, rain[:6])
 
 
-def test_a_damaged_file_is_named_and_the_others_can_be_used(rain, folder):
+def test_a_damaged_file_is_named_and_the_others_can_be_used(folder):
     path = folder / "006.nc"
     path.write_bytes(path.read_bytes()[:2000])
     stored = StoredForecasts(folder)

@@ -14,8 +14,8 @@ def power(base: int, exponent: int) -> int:
     return base**exponent
 
 
-def process_and_threads(_: int, __: int) -> tuple[int, str | None]:
-    return os.getpid(), os.environ.get("OMP_NUM_THREADS")
+def power_and_place(base: int, exponent: int) -> tuple[int, int, str | None]:
+    return power(base, exponent), os.getpid(), os.environ.get("OMP_NUM_THREADS")
 
 
 @pytest.fixture(scope="module")
@@ -44,17 +44,16 @@ def test_one_process_works_when_it_is_asked_for_the_next_result():
 
 def test_processes_give_results_in_order_and_share_the_cores_between_them():
     before = os.environ.get("OMP_NUM_THREADS")
-    with open_work(power, 2, workers=2) as work:
-        assert list(work(range(12))) == [2**number for number in range(12)]
+    with open_work(power_and_place, 2, workers=2) as work:
+        found = list(work(range(12)))
         results = work([1, -1, 2])
-        assert next(results) == 2
+        assert next(results)[0] == 2
         with pytest.raises(ArithmeticError, match="no power -1"):
             next(results)
+    assert [value for value, _, _ in found] == [2**number for number in range(12)]
+    assert os.getpid() not in {process for _, process, _ in found}
+    assert {threads for _, _, threads in found} == {str(max(1, os.cpu_count() // 2))}
     assert os.environ.get("OMP_NUM_THREADS") == before
-    with open_work(process_and_threads, 0, workers=2) as work:
-        found = list(work(range(4)))
-    assert os.getpid() not in {process for process, _ in found}
-    assert {threads for _, threads in found} == {str(max(1, os.cpu_count() // 2))}
 
 
 def test_a_cluster_gives_results_in_order_and_is_not_filled_with_all_things(cluster):

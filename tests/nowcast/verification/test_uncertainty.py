@@ -73,6 +73,8 @@ def test_cases_of_a_run_are_cut_into_blocks_from_its_first_case_on():
 
 def test_cases_one_block_length_apart_are_in_blocks_of_their_own():
     assert block_labels(hours(1, 7, 13), np.timedelta64(6, "h")).tolist() == [0, 1, 2]
+    # 11 is 6 hours after 5, so that a run begins there and its first block reaches to 17.
+    assert block_labels(hours(0, 5, 11, 13), np.timedelta64(6, "h")).tolist() == [0, 0, 1, 1]
 
 
 def test_blocks_are_the_same_in_any_order_and_cases_of_one_time_share_one():
