@@ -118,7 +118,10 @@ def sums_part() -> None:
 
 
 def members_part() -> None:
-    """An ensemble of STEPS and ensembles of networks."""
+    """Ensembles of STEPS and of networks, on one core each: threads that wait would count as CPU time."""
+    import torch
+
+    torch.set_num_threads(1)
     context = generate(SyntheticRain(shape=(384, 384), wet_fraction=0.35), frames=4, seed=0)["rainfall_rate"]
     print(f"\nEnsembles of {MEMBERS} members x {LEADS} lead times x 384 x 384, once each")
     costs = {}

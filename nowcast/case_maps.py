@@ -24,6 +24,8 @@ def chosen_cases(evaluation: Evaluation, cases: Sequence[Case], count: int) -> d
     crps = evaluation.cases["crps"]
     crps = crps.isel(region=0) if "region" in crps.dims else crps
     by_model = crps.mean("lead_time")
+    if not by_model.notnull().any():
+        return {}
     best = by_model.mean("case").argmin("model")
     values = by_model.isel(model=best).values
     order = np.flatnonzero(np.isfinite(values))[np.argsort(values[np.isfinite(values)], kind="stable")]

@@ -90,8 +90,8 @@ class Evaluation:
         """Intervals of scores, differences and skill, and p-values, from resampled and exchanged blocks.
 
         Returns:
-            What `intervals` and `permutation_test` give by lead time, and of the CRPS over all lead times together
-            ``crps_skill_all_leads_low``, ``crps_skill_all_leads_high`` and ``crps_all_leads_p_value``.
+            What `intervals` and `permutation_test` give by lead time, and of the CRPS over all lead times
+            together ``crps_skill_all_leads_low``, ``_high`` and ``crps_all_leads_p_value``.
         """
         tested = permutation_test(self.blocks, reference, seed=seed)
         ranges = intervals(self.blocks, reference, seed=seed)

@@ -27,7 +27,8 @@ def load_forecaster(
     """Load a forecaster.
 
     Args:
-        model: Name of a baseline (one of `BASELINES`), or the path of a checkpoint or weights file.
+        model: Name of a baseline (one of `BASELINES`), path of a checkpoint or weights file, or folder of
+            forecast files.
         device: Where it computes, as torch names devices.
         radar: Rain array of a store with splits; only climatology needs it.
 
@@ -36,9 +37,13 @@ def load_forecaster(
     """
     if model in BASELINES:
         return _baseline(str(model), device=device, radar=radar)
+    if Path(model).is_dir():
+        from nowcast.stored_forecasts import StoredForecasts
+
+        return StoredForecasts(model)
     if not Path(model).is_file():
         raise RefusedInput(
-            f"a model is one of {', '.join(BASELINES)} or a checkpoint or weights file",
+            f"a model is one of {', '.join(BASELINES)}, a checkpoint, a weights file or a folder of forecasts",
             came=model,
             do="correct --model; nowcast train fit prints where its checkpoint lies",
         )
@@ -71,22 +76,22 @@ def load_forecasters(
     """Load several forecasters, by name.
 
     Args:
-        models: As for `load_forecaster`, or ``NAME=CHECKPOINT`` to give a name of one's own.
+        models: As for `load_forecaster`, or ``NAME=PATH`` to give a name of one's own.
         device: Where they compute.
         radar: As for `load_forecaster`.
 
     Raises:
-        RefusedInput: If one cannot be loaded, or two checkpoints have one name.
+        RefusedInput: If one cannot be loaded, or two models have one name.
     """
     forecasters: dict[str, Forecaster] = {}
     for model in models:
         # Lightning's own names of checkpoints hold equals signs, too.
-        name, _, path = ("", "", model) if Path(model).is_file() else model.partition("=")
+        name, _, path = ("", "", model) if Path(model).exists() else model.partition("=")
         forecaster = load_forecaster(path or model, device=device, radar=radar)
         label = name if path and name else forecaster.name
         if label in forecasters and model != label:
             raise RefusedInput(
-                "models to compare have different names", came=f"{label} twice", do="use NAME=CHECKPOINT"
+                "models to compare have different names", came=f"{label} twice", do="use NAME=PATH"
             )
         if label in BASELINES and label != forecaster.name:
             raise RefusedInput(f"{label} is the model of that name", came=model, do="choose another NAME")

@@ -12,7 +12,7 @@ import xarray as xr
 from data_prep.schema import RefusedInput, iso, open_radar
 from nowcast.cases import Case, Part, sampled_cases, valid_starts
 from nowcast.evaluation import Evaluation, evaluate_cases, settings_attributes, write_scores
-from nowcast.hindcasts import Hindcasts
+from nowcast.hindcasts import EVERYWHERE, Hindcasts
 from nowcast.load import load_forecasters
 from nowcast.verification import ScoreSettings
 
@@ -113,8 +113,14 @@ def verify_store(settings: StoreVerification) -> str:
         about=about,
         case_maps=draw_cases(hindcasts, evaluation, cases, count=settings.maps),
     )
-    return "\n".join([*told(about, scores, evaluation), "", score_table(scores, uncertainty), "",
-                      f"{folder}: report.html, scores.nc, sums.nc"])  # fmt: skip
+    table = score_table(*(everywhere(dataset) for dataset in (scores, uncertainty)))
+    files = f"{folder}: report.html, scores.nc, sums.nc"
+    return "\n".join([*told(about, scores, evaluation), "", table, "", files])
+
+
+def everywhere(scores: xr.Dataset) -> xr.Dataset:
+    """Scores of the whole field, where there are some of regions, too."""
+    return scores.sel(region=EVERYWHERE, drop=True) if "region" in scores.dims else scores
 
 
 def choose_cases(settings: StoreVerification, hindcasts: Hindcasts) -> list[Case]:
@@ -147,7 +153,14 @@ def read_regions(path: str, radar: xr.DataArray) -> xr.DataArray:
             came=f"{path} ({type(error).__name__}: {error})",
             do="see docs/verification.md",
         ) from error
-    if region.shape != radar.shape[1:] or len(values) != len(names):
+    axes = [axis for axis in ("y", "x") if axis in region.coords]
+    placed = region.shape == radar.shape[1:] and all(
+        np.allclose(
+            region[axis], radar[axis], rtol=0, atol=1e-3 * abs(float(radar[axis][1] - radar[axis][0]))
+        )
+        for axis in axes
+    )
+    if not placed or len(values) != len(names):
         raise RefusedInput(
             "regions lie on the grid of the store and have one name each",
             came=f"{region.shape} cells against {radar.shape[1:]}, {len(values)} values, {len(names)} names",
@@ -190,8 +203,7 @@ def facts(
 
 def told(about: dict[str, str], scores: xr.Dataset, evaluation: Evaluation) -> list[str]:
     """Lines for the terminal on what was scored and what was left out."""
-    cells = scores["cells"].isel(model=0)
-    cells = cells.isel(region=0) if "region" in cells.dims else cells
+    cells = everywhere(scores)["cells"].isel(model=0)
     share = float(cells[-1] / cells[0]) if float(cells[0]) else float("nan")
     lines = [
         f"{about['cases']} cases from {about['first_reference_time']} to {about['last_reference_time']}, "

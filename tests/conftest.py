@@ -6,6 +6,7 @@ import pyproj
 import pytest
 import torch
 import xarray as xr
+from torch.nn.utils import parametrizations
 
 from data_prep.pipeline import Recipe, prepare_arrays
 from data_prep.sampling import Sampling
@@ -18,6 +19,21 @@ torch.set_num_threads(1)
 CRS = pyproj.CRS.from_proj4("+proj=laea +lat_0=52 +lon_0=5 +datum=WGS84 +units=m")
 START = np.datetime64("2020-06-01T00:00", "ns")
 STEP = np.timedelta64(5, "m")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_power_iterations_without_values():
+    """Networks on the device "meta" hold no values; the iterations of spectral norm take seconds there."""
+    normalization = parametrizations._SpectralNorm
+    iterate = normalization._power_method
+
+    def where_there_are_values(self, weight, count):
+        if not weight.is_meta:
+            iterate(self, weight, count)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(normalization, "_power_method", where_there_are_values)
+        yield
 
 
 @pytest.fixture(scope="session")

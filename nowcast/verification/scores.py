@@ -69,8 +69,10 @@ def score(
             came=f"coordinates {', '.join(map(str, sums.coords))}",
             do="make them with label_sums and keep its coordinates",
         )
+    # All arrays share their axes; xarray would compare them at every step.
+    bare = sums.drop_vars(sums.coords).assign(member_count=sums["member_count"].variable)
     found: Values = {}
-    for gives, make in _makers(sums, settings.probabilities, cost_loss):
+    for gives, make in _makers(bare, settings.probabilities, cost_loss):
         if names is None or not set(names).isdisjoint(gives):
             found |= make()
     lacking = sorted(set(names or ()) - set(found))
@@ -81,7 +83,9 @@ def score(
             do="give one of nowcast.verification.SCORES, and sums of all kinds",
         )
     chosen = [name for name in SCORES if name in (found if names is None else names)]
-    return xr.Dataset({name: _described(name, found[name]) for name in chosen})
+    scores = xr.Dataset({name: _described(name, found[name]) for name in chosen})
+    axes = {name: axis for name, axis in sums.coords.items() if set(axis.dims) <= set(scores.dims)}
+    return scores.assign_coords(axes)
 
 
 def skill(scores: xr.Dataset, reference: str) -> xr.Dataset:
@@ -104,7 +108,7 @@ def skill(scores: xr.Dataset, reference: str) -> xr.Dataset:
     models = [str(name) for name in scores["model"].values]
     if reference not in models:
         raise RefusedInput("the reference is one of the models", came=reference, do=f"give one of {models}")
-    against = scores.sel(model=reference, drop=True).reset_coords(drop=True)
+    against = scores.sel(model=reference, drop=True)
     result = {}
     for name in scores.data_vars:
         row = SCORES.get(str(name))

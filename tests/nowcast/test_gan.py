@@ -81,7 +81,7 @@ def test_training_lowers_the_error_of_the_mean_forecast(store):
         return float((rain - batch["rain"][:, 4:, 0])[batch["mask"][:, 4:, 0] & rain.isfinite()].abs().mean())
 
     before = error()
-    fit(model, store, steps=150)
+    fit(model, store, steps=105)
     assert error() < 0.8 * before
 
 

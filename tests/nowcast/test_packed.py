@@ -1,8 +1,8 @@
 import os
 import pickle
-import subprocess
 import sys
 
+import forked
 import numpy as np
 import pytest
 import xarray as xr
@@ -77,30 +77,25 @@ def test_zarrs_is_taken_where_it_is_installed(tmp_path, monkeypatch):
         PackedArchive(store, codecs="zarrs")
 
 
-FORK = """
-import os, sys
-from nowcast.packed import PackedArchive
-from data_prep.schema import RefusedInput
-box = (slice(0, 1), slice(0, 2), slice(0, 2))
-archive, strict = PackedArchive(sys.argv[1]), PackedArchive(sys.argv[1], codecs="zarrs")
-archive[box], strict[box]
-child = os.fork()
-if child == 0:
-    read = archive[box].shape == (1, 2, 2)
-    try:
-        strict[box]
-        refused = False
-    except RefusedInput as error:
-        refused = "forked" in str(error)
-    os._exit(0 if read and refused else 1)
-sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
-"""
+def read_before_and_after_a_fork(store: str) -> None:
+    """Exit with 0 if a forked child reads, and is refused what would hang."""
+    archive, strict = PackedArchive(store), PackedArchive(store, codecs="zarrs")
+    archive[WHOLE], strict[WHOLE]
+    child = os.fork()
+    if child == 0:
+        read = archive[WHOLE].shape == (1, 2, 2)
+        try:
+            strict[WHOLE]
+            refused = False
+        except RefusedInput as error:
+            refused = "forked" in str(error)
+        os._exit(0 if read and refused else 1)
+    sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 
 
 def test_a_forked_child_reads_and_does_not_hang(tmp_path):
     store = archive_of(tmp_path / "radar.zarr")
-    run = subprocess.run([sys.executable, "-c", FORK, str(store)], timeout=60, cwd=os.getcwd())
-    assert run.returncode == 0
+    assert forked.exit_status(forked.start(read_before_and_after_a_fork, str(store))) == 0
 
 
 def test_an_open_archive_travels_closed(tmp_path):

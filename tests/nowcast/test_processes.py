@@ -1,12 +1,9 @@
-import subprocess
-import sys
-from pathlib import Path
+import socket
 
+import forked
 import pytest
 import torch
-from training_run import step
-
-RUN = [sys.executable, str(Path(__file__).with_name("training_run.py")), "step"]
+from training_run import step, step_of_rank
 
 
 @pytest.fixture(params=["paper", "normalized_crps"])
@@ -32,9 +29,10 @@ def assert_same(gradients, expected):
 
 def test_two_processes_make_the_step_of_one_on_the_same_windows(store, tmp_path, one_process, regularizer):
     file = tmp_path / "two.pt"
-    subprocess.run(
-        [*RUN, str(store), str(file), regularizer], check=True, stderr=subprocess.DEVNULL, timeout=120
-    )
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    ranks = [forked.start(step_of_rank, rank, port, str(store), file, regularizer) for rank in (0, 1)]
+    assert [forked.exit_status(rank) for rank in ranks] == [0, 0]
     assert_same(torch.load(file, weights_only=True), one_process)
 
 

@@ -1,16 +1,12 @@
 import csv
-import os
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
+import forked
 import pytest
 import torch
 from training_run import train
 
-RUN = [sys.executable, str(Path(__file__).with_name("training_run.py"))]
 STEPS = 33
 """Of both optimisers: 22 batches, three epochs of seven and one batch more."""
 
@@ -27,15 +23,15 @@ def losses(folder: Path) -> dict[int, dict[str, float]]:
 
 def killed_in_mid_epoch(store: Path, folder: Path) -> None:
     """Train for ever, and kill without warning when a checkpoint of the second epoch is there."""
-    process = subprocess.Popen([*RUN, "train", str(store), str(folder), "100000"], stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and process.poll() is None:
+    process = forked.start(train, str(store), folder, steps=100_000)
+    deadline = time.monotonic() + forked.SECONDS
+    while time.monotonic() < deadline and process.is_alive():
         saved = folder / "last.ckpt"
         if saved.exists() and torch.load(saved, weights_only=True)["batches_seen"] > 7:
             break
         time.sleep(0.02)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    process.kill()
+    process.join()
 
 
 @pytest.fixture(scope="module")
@@ -44,14 +40,12 @@ def resumed(store, tmp_path_factory):
     whole, broken = tmp_path_factory.mktemp("whole"), tmp_path_factory.mktemp("broken")
     killed_in_mid_epoch(store, broken)
     position = torch.load(broken / "last.ckpt", weights_only=True)["batches_seen"]
-    steps = str(STEPS if position < 22 else 3 * (position // 2) + 9)
+    steps = STEPS if position < 22 else 3 * (position // 2) + 9
     (broken / "log" / "metrics.csv").rename(broken / "first.csv")
     resume = str(broken / "last.ckpt")
-    subprocess.run(
-        [*RUN, "train", str(store), str(broken), steps, resume], check=True, stderr=subprocess.DEVNULL
-    )
+    assert forked.exit_status(forked.start(train, str(store), broken, steps=steps, resume=resume)) == 0
     threads = torch.get_num_threads()
-    train(str(store), whole, steps=int(steps))
+    train(str(store), whole, steps=steps)
     torch.set_num_threads(threads)
     return position, losses(whole), losses(broken), whole, broken
 

@@ -1,6 +1,6 @@
 """A training in a process of its own, for tests that kill it or run several processes."""
 
-import sys
+import os
 from pathlib import Path
 
 import pytorch_lightning as pl
@@ -73,9 +73,10 @@ def step(
         torch.save({name: gradients.last.get(name) for name, _ in model.named_parameters()}, file)
 
 
-if __name__ == "__main__":
-    task, store, path, *options = sys.argv[1:]
-    if task == "train":
-        train(store, Path(path), steps=int(options[0]), resume=(options[1:] or [None])[0])
-    else:
-        step(store, Path(path), processes=2, regularizer=options[0])
+def step_of_rank(rank: int, port: int, store: str, file: Path, regularizer: str) -> None:
+    """The step of one of two processes that something else than Lightning started."""
+    os.environ |= {
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "NODE_RANK": "0", "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": "2",
+    }  # fmt: skip
+    step(store, file, processes=2, regularizer=regularizer)

@@ -60,8 +60,8 @@ def test_an_event_is_the_threshold_or_more_in_single_precision_too():
 
 @pytest.mark.parametrize("count", [1, 20, 100, 300])
 def test_events_are_those_of_a_naive_count_in_ensembles_of_any_size(count):
-    members, observed = rain(0, count, 20, 30), rain(1, 20, 30)
-    thresholds = (4.0, 0.5)  # in any order
+    members, observed = rain(0, count, 20, 30) + 0.5, rain(1, 20, 30)
+    thresholds = (4.0, 0.5)  # in any order; all members reach the lower one
     found = sums_of(members, observed, thresholds=thresholds)
     for number, level in enumerate(thresholds):
         above = (members >= level).sum(0)

@@ -40,12 +40,18 @@ def _quiet():
         yield
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def case():
     """Members, observed rain and mask; a fifth of the cells is missing."""
     observed = rain(1, 20, 25)
     members = 0.5 * observed + 0.7 * rain(2, MEMBERS, 20, 25)
     return members, observed, np.random.default_rng(3).random(observed.shape) > 0.2
+
+
+@pytest.fixture(scope="module")
+def ours(case):
+    """All our scores of it."""
+    return scored(*case)
 
 
 @pytest.fixture
@@ -75,9 +81,8 @@ def of_events(members, observed, mask, level):
 
 
 @pytest.mark.parametrize(("name", "theirs"), MANAGER.items())
-def test_contingency_scores_equal_those_of_scores(case, name, theirs):
+def test_contingency_scores_equal_those_of_scores(case, ours, name, theirs):
     members, truth = labelled(*case)
-    ours = scored(*case)
     for level in SETTINGS.thresholds:
         # skipna=False: a cell without data stays one.
         mean = members.mean("member", skipna=False)
@@ -88,9 +93,9 @@ def test_contingency_scores_equal_those_of_scores(case, name, theirs):
         assert ours[f"member_{name}"].sel(threshold=level) == near(getattr(pooled, theirs)().item())
 
 
-def test_errors_equal_those_of_scores(case):
+def test_errors_equal_those_of_scores(case, ours):
     members, truth = labelled(*case)
-    mean, ours = members.mean("member", skipna=False), scored(*case)
+    mean = members.mean("member", skipna=False)
     assert ours["mae"] == near(mae(mean, truth).item())
     assert ours["rmse"] == near(rmse(mean, truth).item())
     assert ours["bias"] == near(multiplicative_bias(mean, truth).item())
@@ -98,22 +103,22 @@ def test_errors_equal_those_of_scores(case):
 
 
 @pytest.mark.parametrize(("name", "method"), [("crps", "ecdf"), ("fair_crps", "fair")])
-def test_crps_equals_that_of_scores(case, name, method):
+def test_crps_equals_that_of_scores(case, ours, name, method):
     members, truth = labelled(*case)
     theirs = crps_for_ensemble(members, truth, "member", method=method)
-    assert scored(*case)[name] == near(theirs.item())
+    assert ours[name] == near(theirs.item())
 
 
 @pytest.mark.parametrize(("name", "method"), [("tw_crps", "ecdf"), ("fair_tw_crps", "fair")])
 @pytest.mark.parametrize("level", SETTINGS.thresholds)
-def test_threshold_weighted_crps_equals_that_of_scores(case, name, method, level):
+def test_threshold_weighted_crps_equals_that_of_scores(case, ours, name, method, level):
     members, truth = labelled(*case)
     theirs = tail_tw_crps_for_ensemble(members, truth, "member", level, method=method)
-    assert scored(*case)[name].sel(threshold=level) == near(theirs.item())
+    assert ours[name].sel(threshold=level) == near(theirs.item())
     chained = tw_crps_for_ensemble(
         members, truth, "member", lambda rate: np.maximum(rate, level), method=method
     )
-    assert scored(*case)[name].sel(threshold=level) == near(chained.item())
+    assert ours[name].sel(threshold=level) == near(chained.item())
 
 
 @pytest.mark.parametrize(("name", "method"), [("crps", "ecdf"), ("fair_crps", "fair")])
@@ -138,14 +143,14 @@ def test_a_cell_where_one_member_lacks_is_left_out_and_not_scored_with_the_other
 
 
 @pytest.mark.parametrize(("name", "fair"), [("brier", False), ("fair_brier", True)])
-def test_brier_score_equals_that_of_scores(case, name, fair):
+def test_brier_score_equals_that_of_scores(case, ours, name, fair):
     members, observed, mask = case
     truth = xr.DataArray(np.where(mask, observed, np.nan), dims=DIMS)
     theirs = brier_score_for_ensemble(
         xr.DataArray(members, dims=("member", *DIMS)), truth, "member", list(SETTINGS.thresholds),
         fair_correction=fair,
     )  # fmt: skip
-    assert scored(*case)[name].values == near(theirs.values)
+    assert ours[name].values == near(theirs.values)
 
 
 def test_brier_score_of_scores_takes_the_members_that_there_are_and_ours_none(case):
@@ -164,8 +169,8 @@ def test_brier_score_of_scores_takes_the_members_that_there_are_and_ours_none(ca
 
 
 @pytest.mark.parametrize("level", SETTINGS.thresholds)
-def test_relative_operating_characteristic_equals_that_of_scores(case, level):
-    ours = scored(*case).sel(threshold=level)
+def test_relative_operating_characteristic_equals_that_of_scores(case, ours, level):
+    ours = ours.sel(threshold=level)
     # Just below the probabilities: their own are not all to be had as k / M in binary.
     cuts = [0.0, *(np.arange(1, MEMBERS + 1) / MEMBERS - 1e-6)]
     for function in (roc_curve_data, roc):
@@ -176,8 +181,8 @@ def test_relative_operating_characteristic_equals_that_of_scores(case, level):
 
 
 @pytest.mark.parametrize("level", SETTINGS.thresholds)
-def test_economic_value_equals_that_of_scores(case, level):
-    ours = scored(*case)["economic_value"].sel(threshold=level)
+def test_economic_value_equals_that_of_scores(case, ours, level):
+    ours = ours["economic_value"].sel(threshold=level)
     theirs = relative_economic_value(
         *of_events(*case, level),
         cost_loss_ratios=list(ours["cost_loss"].values),
@@ -187,8 +192,7 @@ def test_economic_value_equals_that_of_scores(case, level):
     assert ours.values == near(theirs["maximum"].values)
 
 
-def test_contingency_of_the_probability_equals_that_of_scores(case):
-    ours = scored(*case)
+def test_contingency_of_the_probability_equals_that_of_scores(case, ours):
     for level in SETTINGS.thresholds:
         probability, event = of_events(*case, level)
         for cut in SETTINGS.probabilities:
@@ -248,11 +252,10 @@ def test_no_data_is_dry_in_pysteps_and_nothing_here(pysteps):
     assert scored(forecast, observed, np.isfinite(observed)).sel(threshold=1)["csi"] == 1
 
 
-def test_errors_equal_those_of_pysteps(pysteps, case):
+def test_errors_equal_those_of_pysteps(pysteps, case, ours):
     members, observed, mask = case
     mean, truth = (np.where(mask, values, np.nan) for values in (members.mean(0), observed))
     theirs = pysteps.detcontscores.det_cont_fct(mean, truth, ["MAE", "RMSE", "corr_p"])
-    ours = scored(*case)
     for name, mine in {"MAE": "mae", "RMSE": "rmse", "corr_p": "correlation"}.items():
         assert ours[mine] == near(float(theirs[name])), name
 
@@ -283,26 +286,26 @@ def test_pysteps_misses_what_lies_beside_a_member_equal_to_the_observation(pyste
     assert scored(members, observed)["crps"] == near(0.25)
 
 
-def test_reliability_diagram_equals_that_of_pysteps(pysteps, case):
+def test_reliability_diagram_equals_that_of_pysteps(pysteps, case, ours):
     probability, _ = of_events(*case, 1.0)
     truth = np.where(case[2], case[1], np.nan)
     # Their bins, of equal width and M + 1 in number, hold one of our probabilities each.
     forecast, frequency = pysteps.probscores.reldiag(
         probability.values, truth, 1.0, n_bins=MEMBERS + 1, min_count=1
     )
-    ours = scored(*case).sel(threshold=1)
+    ours = ours.sel(threshold=1)
     assert ours["forecast_probability"].values == near(forecast)
     assert ours["observed_frequency"].values == near(frequency)
 
 
-def test_relative_operating_characteristic_equals_that_of_pysteps(pysteps, case):
+def test_relative_operating_characteristic_equals_that_of_pysteps(pysteps, case, ours):
     probability, _ = of_events(*case, 1.0)
     truth = np.where(case[2], case[1], np.nan)
     # In the order in which they come, which is not that of their documentation.
     false_alarm_rate, hit_rate, area = pysteps.probscores.ROC_curve(
         probability.values + 1e-9, truth, 1.0, n_prob_thrs=MEMBERS + 1, compute_area=True
     )
-    ours = scored(*case).sel(threshold=1)
+    ours = ours.sel(threshold=1)
     assert ours["hit_rate"].values == near(hit_rate)
     assert ours["false_alarm_rate"].values == near(false_alarm_rate)
     assert ours["roc_area"] == near(area)
