@@ -43,7 +43,7 @@ def load_forecaster(
         return StoredForecasts(model)
     if not Path(model).is_file():
         raise RefusedInput(
-            f"a model is one of {', '.join(BASELINES)}, a checkpoint, a weights file or a folder of forecasts",
+            f"a model is one of {', '.join(BASELINES)}, a checkpoint, weights file or folder of forecasts",
             came=model,
             do="correct --model; nowcast train fit prints where its checkpoint lies",
         )
