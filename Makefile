@@ -15,9 +15,9 @@ setup: $(STAMP)
 $(STAMP): pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install -q -c $(CONSTRAINTS) torch uv
-	$(PY) -m uv pip install -q --python $(PY) -c $(CONSTRAINTS) -e '.[test]' \
+	$(PY) -m uv pip install -q --compile-bytecode --python $(PY) -c $(CONSTRAINTS) -e '.[test]' \
 	  || $(PY) -m pip install -q -c $(CONSTRAINTS) -e '.[test]'
-	@$(PY) -m uv pip install -q --python $(PY) -c $(CONSTRAINTS) -e '.[baselines]' \
+	@$(PY) -m uv pip install -q --compile-bytecode --python $(PY) -c $(CONSTRAINTS) -e '.[baselines]' \
 	  || echo "pysteps could not be compiled: models sprog, anvil and steps are not available, their tests are skipped"
 	@touch $@
 

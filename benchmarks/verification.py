@@ -85,8 +85,8 @@ def crps_part() -> None:
 
     print(f"\nFair CRPS of {MEMBERS} members x 6 lead times x 256 x 256, asked: 8 x faster, 40 MB at most")
     print(f"  largest difference {abs(theirs() - ours()).max():.1e} mm/h")
-    costs = {f"scores {scores.__version__}": (cost(theirs), peak_megabytes(theirs))}
-    costs["ours"] = (cost(ours), peak_megabytes(ours))
+    costs = {f"scores {scores.__version__}": (cost(theirs, 10), peak_megabytes(theirs))}
+    costs["ours"] = (cost(ours, 10), peak_megabytes(ours))
     for name, (spent, peak) in costs.items():
         ratio = [one / other for one, other in zip(spent, costs["ours"][0], strict=True)]
         print(

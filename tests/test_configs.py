@@ -9,7 +9,7 @@ import yaml
 from data_prep.pipeline import prepare
 from data_prep.readers import BUILT_IN
 from nowcast.checks import check_store
-from nowcast.cli import read_recipe
+from nowcast.cli import PARSERS, read_recipe
 from nowcast.model import PRESETS, Discriminator, Generator
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -74,3 +74,12 @@ def test_every_configuration_says_in_a_comment_what_it_is():
     for path in ROOT.glob("configs/*/*.yaml"):
         assert path.read_text().startswith("# "), path
         assert yaml.safe_load(path.read_text())
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs/verify").glob("*.yaml")), ids=lambda p: p.stem)
+def test_verify_configurations_are_settings_of_a_verification(path):
+    words = ["--config", str(path), "--model", "extrapolation", "--store", "s.zarr", "--output", "out"]
+    settings = PARSERS["verify"]("verify", words).args[0]
+    assert settings.windows
+    assert settings.scores.margin == 96
+    assert settings.model == ["extrapolation"]

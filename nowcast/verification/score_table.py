@@ -64,6 +64,7 @@ _CHAI = "Chai and Draxler 2014, doi:10.5194/gmd-7-1247-2014"
 _FORTIN = "Fortin et al. 2014, doi:10.1175/JHM-D-14-0008.1"
 _BROECKER = "Broecker and Smith 2007, doi:10.1175/WAF993.1"
 _HAMILL = "Hamill 2001, doi:10.1175/1520-0493(2001)129<0550:IORHFV>2.0.CO;2"
+_WERNLI = "Wernli et al. 2008, doi:10.1175/2008MWR2415.1"
 _ROBERTS = "Roberts and Lean 2008, doi:10.1175/2007MWR2123.1"
 _JWGFVR = "WMO JWGFVR, https://www.cawcr.gov.au/projects/verification/"
 
@@ -185,10 +186,20 @@ _SPACE = [
           _JWGFVR, ("intensity_bin",)),
 ]  # fmt: skip
 
+_SAL = [
+    _error(f"sal_{name}", f"mean {what} of the first member (SAL)", formula, _WERNLI, units="1")
+    for name, what, formula in (
+        ("structure", "error of structure", "mean |S|"),
+        ("amplitude", "error of amplitude", "mean |A|"),
+        ("location", "error of location", "mean L"),
+    )
+]
+
 _COUNTS = [
     Score("cells", "cells that count", "n", "", range=(0.0, inf)),
     Score("events", "cells with an observed event", "a + c", "", ("threshold",), range=(0.0, inf)),
     Score("pooled_cells", "neighbourhoods that count", "n", "", ("scale",), range=(0.0, inf)),
+    Score("sal_cases", "fields in which SAL is defined", "n", "", range=(0.0, inf)),
 ]
 
 SCORES: dict[str, Score] = {
@@ -201,6 +212,7 @@ SCORES: dict[str, Score] = {
         *_CRPS,
         *_PROBABILITY,
         *_SPACE,
+        *_SAL,
         *_COUNTS,
     )
 }

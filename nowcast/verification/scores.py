@@ -20,6 +20,7 @@ from nowcast.verification.probability import (
     reliability_diagram,
     roc,
 )
+from nowcast.verification.sal import SAL_SUMS
 from nowcast.verification.score_table import CONTINGENCY, SCORES, Score
 from nowcast.verification.spectra import log_spectral_distance
 from nowcast.verification.sums import ScoreSettings
@@ -205,6 +206,12 @@ def _spread(sums: xr.Dataset) -> Values:
     return {"spread": spread, "spread_skill": ratio(((members + 1) / members) ** 0.5 * spread, rmse)}
 
 
+def _sal(sums: xr.Dataset) -> Values:
+    """Means over fields in which SAL is defined."""
+    fields = sums["sal_cases"]
+    return {name: ratio(sums[name], fields) for name in SAL_SUMS[1:]} | {"sal_cases": fields}
+
+
 def _crps(sums: xr.Dataset, *, name: str, cells: str) -> Values:
     members = sums["member_count"]
     error, spread = (ratio(sums[f"{name}_{part}"], sums[cells]) for part in ("error", "spread"))
@@ -267,6 +274,7 @@ GROUPS: tuple[Group, ...] = (
         ("intensity_share", "observed_intensity_share"),
         _intensities,
     ),
+    (SAL_SUMS, SAL_SUMS, _sal),
     (("cells",), ("cells",), partial(_number, name="cells")),
     (("pooled_cells",), ("pooled_cells",), partial(_number, name="pooled_cells")),
 )

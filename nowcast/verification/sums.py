@@ -17,6 +17,7 @@ from nowcast.verification.arrays import Array, floating, namespace
 from nowcast.verification.cells import CellSums, cell_sums
 from nowcast.verification.fractions import Windows, fraction_sums
 from nowcast.verification.pooling import pooled_sums
+from nowcast.verification.sal import sal_sums
 from nowcast.verification.spectra import mean_power_spectrum
 
 DIMS: dict[str, tuple[str, ...]] = {
@@ -81,6 +82,7 @@ class ScoreSettings:
     intensities: tuple[float, ...] = (0.0, 0.1, 0.2, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
     probabilities: tuple[float, ...] = (0.1, 0.3, 0.5, 0.7)
     margin: int = 0
+    sal: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -111,10 +113,12 @@ def lead_sums(
         seed: Of the ranks drawn among equal values, beside that of the settings.
 
     Returns:
-        The sums of `DIMS`, each with the sizes its dims have: thresholds, 2 events, 0 to M members and so on.
+        The sums of `DIMS`, each with the sizes its dims have: thresholds, 2 events, 0 to M members and so on;
+        and those of `nowcast.verification.sal.SAL_SUMS` if asked for.
 
     Raises:
         ValueError: If a side of the field is shorter than 2 cells.
+        RefusedInput: If SAL is asked for and pysteps is not installed.
     """
     xp = namespace(members)
     members = floating(members)
@@ -131,7 +135,8 @@ def lead_sums(
     windows = Windows(mask, cells_along(settings.windows, spacing))
     sums |= _event_sums(found, observed, windows, settings.thresholds)
     sums |= _pooled_sums(members, observed, mask, cells_along(settings.scales, spacing), found.sums)
-    return {name: np.asarray(sums[name], dtype=np.float64) for name in DIMS}
+    objects = sal_sums(members[0], observed, mask) if settings.sal else {}
+    return {name: np.asarray(sums[name], dtype=np.float64) for name in DIMS} | objects
 
 
 def sums_of_leads(

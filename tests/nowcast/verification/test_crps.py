@@ -6,7 +6,7 @@ import xarray as xr
 from nowcast.verification import ensemble_crps
 from nowcast.verification.crps import crps_of, crps_parts
 
-NEEDS_SCORES = "needs the package scores, of the extra 'benchmarks'"
+NEEDS_SCORES = "needs the package scores, of the extra 'test'"
 
 
 def rain(seed, *shape, dry=0.5):

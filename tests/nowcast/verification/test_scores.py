@@ -6,7 +6,8 @@ import xarray as xr
 from score_chain import field, rain, scored, sums_of
 
 from data_prep.schema import RefusedInput
-from nowcast.verification import SCORES, ScoreSettings, score, skill
+from nowcast.verification import SCORES as TABLE
+from nowcast.verification import ScoreSettings, score, skill
 
 near = pytest.approx
 
@@ -20,6 +21,9 @@ def _quiet():
 
 
 # By hand
+
+SCORES = {name: row for name, row in TABLE.items() if not name.startswith("sal_")}
+"""Those that are made unasked."""
 
 
 def test_a_contingency_table_counted_by_hand():
@@ -362,3 +366,18 @@ def test_a_reference_that_is_not_there_is_refused():
     scores = score(sums_of({"a": rain(21, 3, 12, 12)}, rain(22, 12, 12)))
     with pytest.raises(RefusedInput, match="persistence"):
         skill(scores, "persistence")
+
+
+def test_sal_is_a_mean_over_the_fields_in_which_it_is_defined():
+    values = {"sal_cases": 2.0, "sal_structure": 1.0, "sal_amplitude": 0.5, "sal_location": 0.2}
+    dims = ("model", "lead_time")
+    sums = xr.Dataset(
+        {name: (dims, [[value, 0.0]]) for name, value in values.items()},
+        coords={"model": ["a"], "member_count": ("model", [1])},
+    )
+    scores = score(sums)
+    found = {name: scores[name].values[0].tolist() for name in TABLE if name.startswith("sal_")}
+    assert found["sal_cases"] == [2, 0]
+    for name, value in {"sal_structure": 0.5, "sal_amplitude": 0.25, "sal_location": 0.1}.items():
+        assert found[name][0] == pytest.approx(value)
+        assert np.isnan(found[name][1])
