@@ -335,7 +335,8 @@ def write_scores(evaluation: Evaluation, scores: xr.Dataset, uncertainty: xr.Dat
     """Write ``sums.nc`` (by block) and ``scores.nc`` (all cases; groups ``hour`` and ``case``)."""
     with written_whole(folder / "sums.nc") as name:
         evaluation.blocks.assign_attrs(scores.attrs).to_netcdf(name)
-    whole = xr.merge([scores, uncertainty], join="exact", compat="override", combine_attrs="drop_conflicts")
+    whole = xr.merge([scores, uncertainty], join="exact", compat="override", combine_attrs="override")
+    whole.attrs = {**uncertainty.attrs, **scores.attrs}
     whole["lead_time"].attrs |= {"standard_name": "forecast_period", "long_name": "time since the last frame"}
     groups = {"hour": score(evaluation.hours, evaluation.settings), "case": evaluation.cases}
     with written_whole(folder / "scores.nc") as name:

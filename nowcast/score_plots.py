@@ -32,6 +32,8 @@ _MARGINS = {"left": 0.66, "right": 0.12, "bottom": 0.5, "top": 0.32}
 """Inches around the axes of a panel; fixed, so that panels line up."""
 MANY_CASES = 60
 """With more, the points of a series are not joined."""
+LEAST_ROOM = np.timedelta64(10, "m")
+"""Before the first case of a series and after the last."""
 ALONE = 0.5
 """Of a lead time that is the only one: the part that its models stand side by side in."""
 LOWEST_SKILL = -100.0
@@ -350,5 +352,7 @@ def case_series(crps: xr.DataArray, looks: Mapping[str, Look]) -> Figure | None:
     locator = AutoDateLocator(maxticks=8)
     ax.xaxis.set_major_locator(locator)
     ax.xaxis.set_major_formatter(ConciseDateFormatter(locator))
+    room = max((times[-1] - times[0]) // 20, LEAST_ROOM)
+    ax.set_xlim(times[0] - room, times[-1] + room)
     ax.set_ylim(0, None)
     return figure
