@@ -131,11 +131,11 @@ class Climatology(Forecaster):
         """As `Forecaster.recent`.
 
         Raises:
-            RefusedInput: Also if the training frames lie on another grid.
+            RefusedInput: Also if it is no part of the grid of the training frames.
         """
         frames = super().recent(context)
-        same = all(np.array_equal(self._frames[axis], frames[axis]) for axis in ("y", "x"))
-        if not same or crs_of(self._frames) != crs_of(frames):
+        within = all(np.isin(frames[axis], self._frames[axis]).all() for axis in ("y", "x"))
+        if not within or crs_of(self._frames) != crs_of(frames):
             raise RefusedInput(
                 "climatology lies on the grid of the frames it is asked about",
                 came=f"training frames of {self._frames.shape[1:]} cells, or elsewhere",
@@ -148,22 +148,25 @@ class Climatology(Forecaster):
     ) -> Iterator[np.ndarray]:
         """Draw one frame for each member; see `Forecaster.stream`."""
         reference_time = context["time"].values[-1]
+        frames = self._frames.sel(y=context["y"].values, x=context["x"].values)
         for member in range(members):
-            frame = self._draw(member_seed(seed, reference_time, member))
+            frame = _drawn(frames, member_seed(seed, reference_time, member))
             yield np.repeat(frame[None], lead_steps, axis=0)
 
-    def _draw(self, seed: int) -> np.ndarray:
-        count = self._frames.sizes["time"]
-        for index in np.random.default_rng(seed).permutation(count):
-            frame = self._frames[index].values.astype(np.float32)
-            observed = np.isfinite(frame)
-            if observed.any():
-                return np.where(observed, frame, np.float32(np.nan))
-        raise RefusedInput(
-            "a frame of the training split holds data",
-            came=f"{count} frames without any",
-            do="look at the store with: nowcast check",
-        )
+
+def _drawn(frames: xr.DataArray, seed: int) -> np.ndarray:
+    """A frame with data, (y, x)."""
+    count = frames.sizes["time"]
+    for index in np.random.default_rng(seed).permutation(count):
+        frame = frames[index].values.astype(np.float32)
+        observed = np.isfinite(frame)
+        if observed.any():
+            return np.where(observed, frame, np.float32(np.nan))
+    raise RefusedInput(
+        "a frame of the training split holds data",
+        came=f"{count} frames without any",
+        do="look at the store with: nowcast check",
+    )
 
 
 def motion_of(context: xr.DataArray, *, device: str = "cpu") -> torch.Tensor:

@@ -96,8 +96,9 @@ def verify(settings: Any) -> int:
     """Score models on hindcasts from a store: table, report.html and scores.nc."""
     from nowcast.verify_store import verify_store
 
-    print(verify_store(settings))
-    return DONE
+    lines, findings = verify_store(settings)
+    print(lines, *(f"FINDING: {line}" for line in findings), sep="\n")
+    return REFUSED if findings else DONE
 
 
 def plot(

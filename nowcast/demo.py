@@ -64,7 +64,8 @@ def run_demo(
         model=["extrapolation", f"tiny={checkpoint}"], store=str(store), output=str(out / "scores"),
         part="test", stride=max(1, -(-starts.size // cases)), members=members, seed=seed,
     )  # fmt: skip
-    print(f"\n{verify_store(settings)}\n")
+    table, findings = verify_store(settings)
+    print("", table, *findings, "", sep="\n")
     draw(store, load_forecaster(checkpoint), out, time=starts[-1], members=members, seed=seed)
     print(f"\nEverything lies in {out}:")
     for path in sorted(out.iterdir()):

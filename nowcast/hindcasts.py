@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -71,6 +72,7 @@ class Hindcasts:
     def fingerprint(self) -> str:
         """What tells results of other models or settings from these."""
         told = {
+            "nowcast": version("nowcast"),
             "models": {name: model.provenance() for name, model in self.forecasters.items()},
             "settings": [self.lead_steps, self.members, self.seed, asdict(self.scores)],
             "grid": [str(self.radar[axis].values.tolist()) for axis in ("y", "x")],

@@ -286,6 +286,6 @@ def _trust(intervals: xr.Dataset | None) -> str:
         f"<p>{escape(interval_note(intervals))} Forecasts that start minutes apart see the same weather, so "
         "the units that are drawn are blocks of neighbouring cases, the same for all models. Few blocks hold "
         "few weather situations: for the mean of independent normal blocks a percentile interval of 95 % "
-        "holds the truth in about 82 % of all cases with 5 blocks, in 90 % with 10 and in 94 % with 40. Many "
+        "holds the truth in about 84 % of all cases with 5 blocks, in 90 % with 10 and in 94 % with 40. Many "
         "scores, lead times and models are looked at here, and some of so many differ by chance.</p>"
     )

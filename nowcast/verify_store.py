@@ -69,11 +69,11 @@ class StoreVerification:
     device: str = "cpu"
 
 
-def verify_store(settings: StoreVerification) -> str:
+def verify_store(settings: StoreVerification) -> tuple[str, list[str]]:
     """Score models on hindcasts from a store; write report.html, scores.nc and sums.nc.
 
     Returns:
-        What to tell on the terminal.
+        What to tell on the terminal, and what is wrong: failures, and that nothing could be scored.
 
     Raises:
         RefusedInput: If models, store or settings cannot be used, or no case is left.
@@ -115,7 +115,7 @@ def verify_store(settings: StoreVerification) -> str:
     )
     table = score_table(*(everywhere(dataset) for dataset in (scores, uncertainty)))
     files = f"{folder}: report.html, scores.nc, sums.nc"
-    return "\n".join([*told(about, scores, evaluation), "", table, "", files])
+    return "\n".join([*told(about, scores), "", table, "", files]), findings(about, scores, evaluation)
 
 
 def everywhere(scores: xr.Dataset) -> xr.Dataset:
@@ -201,22 +201,27 @@ def facts(
     return told | settings_attributes(asked, settings.scores)
 
 
-def told(about: dict[str, str], scores: xr.Dataset, evaluation: Evaluation) -> list[str]:
-    """Lines for the terminal on what was scored and what was left out."""
-    cells = everywhere(scores)["cells"].isel(model=0)
-    share = float(cells[-1] / cells[0]) if float(cells[0]) else float("nan")
+def told(about: dict[str, str], scores: xr.Dataset) -> list[str]:
+    """Lines for the terminal on what was scored."""
+    cells = everywhere(scores)["cells"].isel(model=0).values
     lines = [
         f"{about['cases']} cases from {about['first_reference_time']} to {about['last_reference_time']}, "
         f"part {about['part']} of {about['store']} ({about['kind']}), in {about['blocks']} block(s)",
         f"{about['members']} members of every model that is not deterministic",
     ]
-    if not cells.values.any():
-        lines.append("FINDING: no cell has a value in the truth and in every forecast: nothing is scored")
-    else:
-        cover = f"at the last lead time {share:.0%} of the first"
+    if cells[0]:
+        cover = f"at the last lead time {cells[-1] / cells[0]:.0%} of the first"
         lines.append(f"Scored are cells that every model forecasts: {cover}")
-    dropped = int(about["cases_asked_for"]) - int(about["cases"])
+    return lines
+
+
+def findings(about: dict[str, str], scores: xr.Dataset, evaluation: Evaluation) -> list[str]:
+    """Lines on what is wrong: cases left out and why, and that nothing could be scored."""
+    lines = []
+    if not scores["cells"].values.any():
+        lines.append("no cell has a value in the truth and in every forecast: nothing is scored")
     if evaluation.failures:
-        lines.append(f"FINDING: {dropped} case(s) left out, {len(evaluation.failures)} failure(s):")
+        dropped = int(about["cases_asked_for"]) - int(about["cases"])
+        lines.append(f"{dropped} case(s) left out, {len(evaluation.failures)} failure(s)")
     named = evaluation.failures[:LISTED]
-    return lines + [f"  {model} at {iso(time)}: {message}" for model, time, message in named]
+    return lines + [f"{model} failed at {iso(time)}: {message}" for model, time, message in named]

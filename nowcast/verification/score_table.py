@@ -187,13 +187,14 @@ _SPACE = [
 ]  # fmt: skip
 
 _SAL = [
-    _error(f"sal_{name}", f"mean {what} of the first member (SAL)", formula, _WERNLI, units="1")
+    Score(f"sal_{name}", f"mean {what} of the first member (SAL)", formula, _WERNLI, perfect=0.0,
+          range=(0.0, 2.0), orientation="lower")
     for name, what, formula in (
         ("structure", "error of structure", "mean |S|"),
         ("amplitude", "error of amplitude", "mean |A|"),
         ("location", "error of location", "mean L"),
     )
-]
+]  # fmt: skip
 
 _COUNTS = [
     Score("cells", "cells that count", "n", "", range=(0.0, inf)),

@@ -119,7 +119,7 @@ def intervals(
 
     A replicate is as many blocks as there are, drawn with replacement, the same for all models. Percentile
     intervals of few blocks are too narrow: for the mean of independent normal blocks an interval of 95 %
-    holds the truth in about 84 % of all archives with 5 blocks, 90 % with 10 and 93 % with 40.
+    holds the truth in about 84 % of all archives with 5 blocks, 90 % with 10 and 94 % with 40.
 
     An interval is NaN with fewer than 2 blocks, and where more than ``1 - level`` of the replicates leave the
     score undefined: with a level of 95 %, where an event occurs in fewer than about 3 blocks.

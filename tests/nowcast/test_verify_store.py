@@ -31,7 +31,8 @@ def write_regions(path, radar, labels: np.ndarray, meanings: str) -> str:
 
 
 def test_a_store_is_verified_into_a_report_scores_and_sums(store, tmp_path):
-    told = verify_store(settings(store, tmp_path, maps=1))
+    told, findings = verify_store(settings(store, tmp_path, maps=1))
+    assert not findings
     assert "part held_out" in told
     assert "extrapolation" in told
     page = (tmp_path / "report.html").read_text()
@@ -57,7 +58,7 @@ def test_a_second_verification_computes_no_case_again(store, tmp_path):
 
 @pytest.mark.usefixtures("without_report")
 def test_sampled_windows_are_weighted(store, tmp_path):
-    told = verify_store(settings(store, tmp_path, windows=True, stride=20, part="all"))
+    told, _ = verify_store(settings(store, tmp_path, windows=True, stride=20, part="all"))
     assert "sampled windows, weighted by 1 / probability" in told
     with xr.open_dataset(tmp_path / "scores.nc", group="case", decode_timedelta=True) as cases:
         assert (cases["weight"] >= 1).all()
@@ -69,12 +70,12 @@ def test_stored_forecasts_are_verified_and_a_missing_one_is_a_finding(store, tmp
     radar = open_radar(store)
     store_forecasts(tmp_path / "noisy", Noisy(), radar, [33, 59], lead_steps=2)
     asked = {"model": [f"stored={tmp_path / 'noisy'}"], "stride": 26, "lead_steps": 2}
-    told = verify_store(settings(store, tmp_path / "out", **asked))
+    told, _ = verify_store(settings(store, tmp_path / "out", **asked))
     assert "stored" in told
     (tmp_path / "noisy" / "059.nc").unlink()
-    told = verify_store(settings(store, tmp_path / "out", **asked))
-    assert "FINDING: 2 case(s) left out, 2 failure(s)" in told
-    assert "stored at" in told
+    _, findings = verify_store(settings(store, tmp_path / "out", **asked))
+    assert findings[0] == "2 case(s) left out, 2 failure(s)"
+    assert findings[1].startswith("stored failed at")
 
 
 @pytest.mark.usefixtures("without_report")
@@ -111,5 +112,6 @@ def test_no_valid_cell_is_a_finding(store, tmp_path):
     import dataclasses
 
     blind = dataclasses.replace(SETTINGS, margin=40)
-    told = verify_store(settings(store, tmp_path, scores=blind))
-    assert "FINDING: no cell has a value" in told
+    _, findings = verify_store(settings(store, tmp_path, scores=blind))
+    assert len(findings) == 1
+    assert findings[0].startswith("no cell has a value")
