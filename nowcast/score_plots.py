@@ -349,7 +349,7 @@ def case_series(crps: xr.DataArray, looks: Mapping[str, Look]) -> Figure | None:
         if model in looks:
             ax.plot(times, crps.sel(model=model).values[order], **looks[model].line() | style)
     style_axes(ax, "CRPS of each case, all lead times together", x="reference time (UTC)", y="mm/h")
-    locator = AutoDateLocator(maxticks=8)
+    locator = AutoDateLocator(minticks=3, maxticks=11)
     ax.xaxis.set_major_locator(locator)
     ax.xaxis.set_major_formatter(ConciseDateFormatter(locator))
     room = max((times[-1] - times[0]) // 20, LEAST_ROOM)
