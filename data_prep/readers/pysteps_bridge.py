@@ -168,7 +168,7 @@ def _importer(name: str) -> Callable[..., tuple]:
     try:
         # It tells where its configuration is, on standard output.
         with _lock, contextlib.redirect_stdout(io.StringIO()):
-            from pysteps.io import get_method  # type: ignore[import-not-found]
+            from pysteps.io import get_method
     except ImportError as error:
         raise RefusedInput(
             "pysteps is there for its importers",
