@@ -14,8 +14,8 @@ from data_prep.pipeline import prepare
 from data_prep.schema import open_radar
 from data_prep.synthetic import generate
 from nowcast.baselines import Extrapolation
+from nowcast.cases import context_at
 from nowcast.cli import read_recipe
-from nowcast.evaluation import context_at
 from nowcast.model import PRESETS, Generator
 from nowcast.plotting import animate, plot_map, save_figure
 

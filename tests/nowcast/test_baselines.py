@@ -292,8 +292,14 @@ def test_climatology_refuses_what_it_cannot_draw_for():
         Climatology(split_store(blind=tuple(range(6)))).forecast(rain_of(SHOWERS))
     with pytest.raises(RefusedInput, match="on the grid of the frames"):
         Climatology(split_store()).forecast(rain_of(SHOWERS, spacing=2000.0))
-    with pytest.raises(RefusedInput, match="on the grid of the frames"):
-        Climatology(split_store()).forecast(rain_of(SHOWERS[:, :-1]))
+
+
+def test_climatology_of_a_part_of_the_grid_is_that_part_of_a_frame():
+    store = split_store()
+    whole = Climatology(store).forecast(rain_of(SHOWERS), lead_steps=1, members=3).values
+    part = rain_of(SHOWERS).isel(y=slice(4, 20), x=slice(2, 30))
+    cut = Climatology(store).forecast(part, lead_steps=1, members=3).values
+    assert np.array_equal(cut, whole[..., 4:20, 2:30], equal_nan=True)
 
 
 def test_climatology_of_a_store_draws_from_it(store):

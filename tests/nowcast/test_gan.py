@@ -6,8 +6,8 @@ from training_run import Gradients
 
 from data_prep.schema import RefusedInput, open_radar
 from nowcast.callbacks import CasePictures, GeneratorAverage
+from nowcast.cases import context_at
 from nowcast.datamodule import RadarDataModule
-from nowcast.evaluation import context_at
 from nowcast.forecaster import member_seed
 from nowcast.gan import NowcastGAN
 from nowcast.gan_forecaster import GANForecaster, _box, decode, encode
