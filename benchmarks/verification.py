@@ -103,7 +103,8 @@ def sums_part() -> None:
     leads = np.arange(1, LEADS + 1) * np.timedelta64(5, "m")
 
     def work(threads: int) -> xr.Dataset:
-        sums = sums_of_leads(members, truth, mask, settings, spacing=1.0, threads=threads)
+        how = {"spacing": 1.0, "seeds": range(LEADS), "threads": threads}
+        sums = sums_of_leads(members, truth, mask, settings, **how)
         return score(label_sums({"ours": sums}, lead_times=leads, settings=settings, **shape))
 
     print(f"\nAll scores of {MEMBERS} members x {LEADS} lead times x 512 x 512, asked: 6 s on 2 cores")

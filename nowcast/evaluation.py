@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -19,8 +20,9 @@ from nowcast.files import written_whole
 from nowcast.forecaster import Forecaster
 from nowcast.hindcasts import Hindcasts, rank_seed, results, scored_cells, spacing_km
 from nowcast.stored_forecasts import on_one_grid, reference_time
-from nowcast.verification import ScoreSettings, lead_sums, score, skill
+from nowcast.verification import ScoreSettings, score, skill
 from nowcast.verification.labels import label_sums
+from nowcast.verification.sums import sums_of_leads
 from nowcast.verification.uncertainty import block_labels, default_block_length, intervals, permutation_test
 
 BY_CASE = ("cells", "forecast", "observed", "absolute_error", "squared_error", "crps_error", "crps_spread",
@@ -282,13 +284,13 @@ def verify(
     for values in members.values():
         mask &= np.isfinite(values).all(axis=0)
     spacing = spacing_km(truth)
-
-    def at(lead: int, values: np.ndarray) -> dict[str, np.ndarray]:
-        seed = rank_seed(start, leads[lead])
-        return lead_sums(values, observed[lead], mask[lead], settings, spacing=spacing, seed=seed)
-
+    seeds = [rank_seed(start, lead) for lead in leads]
+    threads = os.cpu_count() or 1
     by_model = {
-        name: [at(lead, values[:, lead]) for lead in range(leads.size)] for name, values in members.items()
+        name: sums_of_leads(
+            values.swapaxes(0, 1), observed, mask, settings, spacing=spacing, seeds=seeds, threads=threads
+        )
+        for name, values in members.items()
     }
     shape = observed.shape[1:]
     sums = label_sums(by_model, lead_times=leads, settings=settings, shape=shape, spacing=spacing)

@@ -146,7 +146,7 @@ def sums_of_leads(
     settings: ScoreSettings,
     *,
     spacing: float,
-    seed: int = 0,
+    seeds: Sequence[int],
     threads: int = 1,
 ) -> list[dict[str, np.ndarray]]:
     """Sums of one forecast at all its lead times; see `lead_sums`.
@@ -157,14 +157,13 @@ def sums_of_leads(
         mask: True where the cell counts, (lead_time, H, W).
         settings: What to look at.
         spacing: Between neighbouring cells, km.
-        seed: Of the ranks drawn among equal values.
+        seeds: Of the ranks drawn among equal values, one for each lead time.
         threads: Lead times that are worked on at a time, each with a copy or two of its members in memory.
     """
-    seeds = np.random.SeedSequence([seed]).generate_state(len(mask))
 
     def one(lead: int) -> dict[str, np.ndarray]:
         values = members[lead], observed[lead], mask[lead]
-        return lead_sums(*values, settings, spacing=spacing, seed=int(seeds[lead]))
+        return lead_sums(*values, settings, spacing=spacing, seed=seeds[lead])
 
     with ThreadPoolExecutor(threads) as pool:
         return list(pool.map(one, range(len(mask))))
