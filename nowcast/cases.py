@@ -116,6 +116,12 @@ def sampled_cases(
         raise RefusedInput("a part holds windows", came=f"none in '{part}'", do="choose another --part")
     starts = samples["start_time"].values[chosen]
     places = [samples[name].values[chosen].tolist() for name in ("y", "x", "probability")]
+    if not all(0 < probability <= 1 for probability in places[-1]):
+        raise RefusedInput(
+            "windows were drawn with probabilities above 0 and not above 1",
+            came=f"{min(places[-1])} to {max(places[-1])}",
+            do="draw the sample index anew",
+        )
     to_reference = (context_frames - 1) * time_step(radar["time"].values)
     cases = [
         Case(start + to_reference, (row, row + height), (column, column + width), 1 / probability)

@@ -17,7 +17,7 @@ from data_prep.schema import RefusedInput, iso
 from nowcast.baselines import Persistence
 from nowcast.cases import Case
 from nowcast.files import written_whole
-from nowcast.forecaster import Forecaster
+from nowcast.forecaster import Forecaster, refuse_senseless_request
 from nowcast.hindcasts import Hindcasts, rank_seed, results, scored_cells, spacing_km
 from nowcast.stored_forecasts import on_one_grid, reference_time
 from nowcast.verification import ScoreSettings, score, skill
@@ -170,8 +170,11 @@ def evaluate_cases(
     Raises:
         RefusedInput: If no case is left that any model gave a forecast of.
     """
+    refuse_senseless_request(lead_steps=hindcasts.lead_steps, members=hindcasts.members, seed=hindcasts.seed)
     if not cases:
         raise RefusedInput("there is a case to verify", came="none", do="choose other starts")
+    if block_length is not None and block_length <= np.timedelta64(0):
+        raise RefusedInput("a block of cases is longer than nothing", came=block_length, do="correct it")
     found = results(hindcasts, cases, folder=folder, workers=workers, scheduler=scheduler)
     failed = [json.loads(result.attrs["failures"]) for result in found]
     failures = tuple(
@@ -190,20 +193,29 @@ def evaluate_cases(
             do="leave out the model that fails, or mend it",
         )
     times = np.array([case.time for case in kept])
-    length = block_length or default_block_length(times, hindcasts.lead_times[-1])
-    blocks, hours, single = _gather(kept, models, folder, length)
+    length = block_length
+    if length is None:
+        length = default_block_length(times, hindcasts.lead_times[-1])
+    blocks, hours, single = _gather(hindcasts, kept, models, folder, length)
     return Evaluation(blocks, hours, single, failures, length, hindcasts.scores)
 
 
 def _gather(
-    cases: Sequence[Case], models: list[str], folder: Path, length: np.timedelta64
+    hindcasts: Hindcasts, cases: Sequence[Case], models: list[str], folder: Path, length: np.timedelta64
 ) -> tuple[xr.Dataset, xr.Dataset, xr.Dataset]:
     """Sums by block and by hour, and scores by case, from one file after another."""
     labels = block_labels(np.array([case.time for case in cases]), length)
     blocks, hours = _Sums(), _Sums()
     single = []
+    fingerprint = hindcasts.fingerprint()
     for case, label in zip(cases, labels, strict=True):
         with xr.open_dataset(folder / f"{case.name}.nc", engine="netcdf4", decode_timedelta=True) as result:
+            if result.attrs["fingerprint"] != fingerprint:
+                raise RefusedInput(
+                    "one verification at a time writes to a folder",
+                    came=f"results of another one at {iso(case.time)} in {folder}",
+                    do="run it again, with a folder of its own",
+                )
             sums = result.sel(model=models).load()
         blocks.add(int(label), sums, case.weight)
         hours.add(int((case.time - case.time.astype("datetime64[D]")) / HOUR), sums, case.weight)

@@ -75,10 +75,20 @@ class Hindcasts:
             "nowcast": version("nowcast"),
             "models": {name: model.provenance() for name, model in self.forecasters.items()},
             "settings": [self.lead_steps, self.members, self.seed, asdict(self.scores)],
+            "lead_times": [str(lead_time) for lead_time in self.lead_times],
             "grid": [str(self.radar[axis].values.tolist()) for axis in ("y", "x")],
-            "regions": None if self.regions is None else self.regions.values.tolist(),
+            "regions": None
+            if self.regions is None
+            else [list(self.regions.attrs["names"]), self.regions.values.tolist()],
         }
         return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
+
+    def window(self, case: Case) -> xr.DataArray:
+        """The frames that a case is made from and scored on, mm/h, float32, in memory."""
+        step = time_step(self.radar["time"].values)
+        first = case.time - self.context_frames * step
+        frames = self.radar.sel(time=slice(first, case.time + self.lead_times[-1]))
+        return case.cut(frames).astype(np.float32).load()
 
 
 def results(
@@ -112,7 +122,7 @@ def results(
     known = {
         number
         for number, (case, file) in enumerate(zip(cases, files, strict=True))
-        if file and _is_done(file, fingerprint, hindcasts.radar, case)
+        if file and _is_done(file, fingerprint, hindcasts, case)
     }
     if known:
         logger.info("%d of %d cases were done before", len(known), len(cases))
@@ -136,9 +146,7 @@ def results(
 def score_case(hindcasts: Hindcasts, case: Case) -> xr.Dataset:
     """Forecast one case with all models and add up what the scores need; see `results`."""
     times = case.time + hindcasts.lead_times
-    step = time_step(hindcasts.radar["time"].values)
-    first = case.time - hindcasts.context_frames * step
-    window = case.cut(hindcasts.radar.sel(time=slice(first, times[-1]))).astype(np.float32).load()
+    window = hindcasts.window(case)
     observed = window.sel(time=times).values
     mask = scored_cells(observed, hindcasts.scores.margin)
     failures: dict[str, str] = {}
@@ -153,7 +161,7 @@ def score_case(hindcasts: Hindcasts, case: Case) -> xr.Dataset:
             mask &= members.complete
         sums = _case_sums(made, observed, mask, hindcasts, case) if made else xr.Dataset()
     return sums.assign_coords(reference_time=case.time, weight=case.weight).assign_attrs(
-        failures=json.dumps(failures), data=_digest(window, case.time)
+        failures=json.dumps(failures), data=_digest(window)
     )
 
 
@@ -174,7 +182,11 @@ class MembersOnDisk:
         """Keep the next member, mm/h, (lead_time, H, W)."""
         if member.shape != self._shape:
             raise ValueError(f"a member has the shape {self._shape}, got {member.shape}")
-        for lead, values in enumerate(member.astype(np.float32)):
+        with np.errstate(over="ignore", invalid="ignore"):
+            member = np.asarray(member, dtype=np.float32)
+        if (member < 0).any():
+            raise ValueError(f"rain rates are 0 or more, got {np.nanmin(member):g} mm/h")
+        for lead, values in enumerate(member):
             self._file.seek(self._offset(lead) + self._written * values.nbytes)
             self._file.write(values.tobytes())
         self.complete &= np.isfinite(member)
@@ -279,10 +291,11 @@ def spacing_km(radar: xr.DataArray) -> float:
 
 
 def _refuse_without_truth(hindcasts: Hindcasts, cases: Sequence[Case]) -> None:
-    times = hindcasts.radar["time"].values
+    known = set(hindcasts.radar["time"].values.astype("datetime64[ns]").tolist())
     for case in cases:
-        lacking = np.setdiff1d(case.time + hindcasts.lead_times, times)
-        if lacking.size:
+        wanted = (case.time + hindcasts.lead_times).astype("datetime64[ns]")
+        lacking = [time for time in wanted if time.item() not in known]
+        if lacking:
             raise RefusedInput(
                 "the radar data hold the truth of every case",
                 came=f"no frame at {iso(lacking[0])} for the forecast from {iso(case.time)}",
@@ -290,7 +303,7 @@ def _refuse_without_truth(hindcasts: Hindcasts, cases: Sequence[Case]) -> None:
             )
 
 
-def _is_done(file: Path, fingerprint: str, radar: xr.DataArray, case: Case) -> bool:
+def _is_done(file: Path, fingerprint: str, hindcasts: Hindcasts, case: Case) -> bool:
     """Whether a file holds the result of a case that need not be computed again."""
     try:
         with xr.open_dataset(file, engine="netcdf4", decode_timedelta=True) as result:
@@ -298,13 +311,12 @@ def _is_done(file: Path, fingerprint: str, radar: xr.DataArray, case: Case) -> b
     except (OSError, ValueError, RuntimeError):
         return False
     same = told.get("fingerprint") == fingerprint and told.get("failures") == "{}"
-    return same and told.get("data") == _digest(case.cut(radar), case.time)
+    return same and told.get("data") == _digest(hindcasts.window(case))
 
 
-def _digest(radar: xr.DataArray, time: np.datetime64) -> str:
-    """What tells this radar data from other data on the same grid: its frame at the reference time."""
-    frame = radar.sel(time=slice(time, time)).values.astype(np.float32)
-    return hashlib.sha256(frame.tobytes()).hexdigest()[:16]
+def _digest(window: xr.DataArray) -> str:
+    """What tells this radar data from other data on the same grid: context and truth."""
+    return hashlib.sha256(window.values.tobytes()).hexdigest()[:16]
 
 
 def _read(file: Path) -> xr.Dataset:

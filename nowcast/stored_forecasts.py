@@ -141,7 +141,7 @@ class StoredForecasts(Forecaster):
             RefusedInput: If there is none, or it differs in grid or units, or lacks a lead time.
         """
         file = self.file_of(time)
-        ensemble = read_forecast(file.path)
+        ensemble = read_forecast(file.path).transpose("realization", "lead_time", "y", "x")
         if ensemble.attrs.get("units") not in RATE_UNITS:
             raise RefusedInput(
                 f"a forecast is in one of {RATE_UNITS}",
@@ -169,6 +169,8 @@ class StoredForecasts(Forecaster):
         try:
             ensemble = read_forecast(path)
             leads, members = ensemble["lead_time"].values, ensemble.sizes["realization"]
+            if not members or not leads.size or np.unique(leads).size < leads.size:
+                raise ValueError(f"{members} members, lead times {leads}")
             self._found[path] = ForecastFile(reference_time(ensemble), written, path, leads, members)
         except (KeyError, ValueError, RuntimeError, OSError) as error:
             reason = str(error) if isinstance(error, RefusedInput) else f"{type(error).__name__}: {error}"

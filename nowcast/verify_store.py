@@ -90,6 +90,8 @@ def verify_store(settings: StoreVerification) -> tuple[str, list[str]]:
     )  # fmt: skip
     cases = choose_cases(settings, hindcasts)
     folder = Path(settings.output)
+    if folder.exists() and not folder.is_dir():
+        raise RefusedInput("--output is a folder", came=folder, do="choose another one")
     minutes = settings.block_minutes
     evaluation = evaluate_cases(
         hindcasts,
@@ -154,17 +156,29 @@ def read_regions(path: str, radar: xr.DataArray) -> xr.DataArray:
             do="see docs/verification.md",
         ) from error
     axes = [axis for axis in ("y", "x") if axis in region.coords]
-    placed = region.shape == radar.shape[1:] and all(
-        np.allclose(
-            region[axis], radar[axis], rtol=0, atol=1e-3 * abs(float(radar[axis][1] - radar[axis][0]))
+    placed = (
+        region.dims == ("y", "x")
+        and region.shape == radar.shape[1:]
+        and len(axes) == 2
+        and all(
+            np.allclose(
+                region[axis], radar[axis], rtol=0, atol=1e-3 * abs(float(radar[axis][1] - radar[axis][0]))
+            )
+            for axis in axes
         )
-        for axis in axes
     )
     if not placed or len(values) != len(names):
         raise RefusedInput(
-            "regions lie on the grid of the store and have one name each",
-            came=f"{region.shape} cells against {radar.shape[1:]}, {len(values)} values, {len(names)} names",
-            do="make them anew",
+            "regions (y, x) lie on the grid of the store and have one name each",
+            came=f"{region.dims} {region.shape}, {len(values)} values, {len(names)} names",
+            do="see docs/verification.md",
+        )
+    twice = len(set(names)) < len(names) or len(np.unique(values)) < len(values)
+    if twice or EVERYWHERE in names or not np.isin(values, region.values).all():
+        raise RefusedInput(
+            f"regions hold cells, and have a value and a name of their own, not {EVERYWHERE}",
+            came=f"values {values.tolist()}, names {names}",
+            do="see docs/verification.md",
         )
     labels = sum((region.values == value) * (number + 1) for number, value in enumerate(values))
     return xr.DataArray(labels, dims=("y", "x"), attrs={"names": names})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -71,8 +72,17 @@ def _in_order(submit: Callable[[Any], Any], things: Iterable[Any], ahead: int) -
 
 
 def _keep(function: Callable[[Any, Any], Any], shared: Any) -> None:
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
     global _shared  # noqa: PLW0603 (one value for the life of a worker process)
     _shared = (function, shared)
+
+
+def _leave_with_parent() -> None:
+    """End this process when the one that started it is gone, whatever ended that."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _call(thing: Any) -> Any:

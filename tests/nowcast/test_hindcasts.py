@@ -126,6 +126,7 @@ def test_the_spacing_is_in_km(rain):
         ("few", "a forecast of 3 members, got 2"),
         ("many", "a forecast of 3 members, got 4"),
         ("shape", r"a member has the shape (2, 64, 64), got (1, 64, 64)"),
+        ("negative", "rain rates are 0 or more, got -999 mm/h"),
     ],
 )
 def test_a_model_that_fails_is_named_and_the_others_go_on(rain, how, message):
@@ -200,6 +201,24 @@ def test_other_models_or_settings_are_computed_anew(rain, tmp_path, computed, ch
 def test_other_radar_data_on_the_same_grid_are_computed_anew(rain, tmp_path, computed):
     list(results(hindcasts(rain), CASES[:1], folder=tmp_path))
     list(results(hindcasts(rain.copy(data=2 * rain)), CASES[:1], folder=tmp_path))
+    assert len(computed) == 2
+
+
+@pytest.mark.parametrize("frame", [0, -1], ids=["context", "truth"])
+def test_a_corrected_frame_is_noticed(rain, tmp_path, computed, frame):
+    times = CASES[0].time + hindcasts(rain).lead_times
+    corrected = rain.copy(deep=True)
+    changed = times[-1] if frame else CASES[0].time - (times[1] - times[0])
+    corrected.loc[{"time": changed}] += 1
+    list(results(hindcasts(rain), CASES[:1], folder=tmp_path))
+    list(results(hindcasts(corrected), CASES[:1], folder=tmp_path))
+    assert len(computed) == 2
+
+
+def test_another_time_step_is_computed_anew(rain, tmp_path, computed):
+    slower = rain.assign_coords(time=CASES[0].time + 2 * (rain["time"].values - CASES[0].time))
+    list(results(hindcasts(rain), CASES[:1], folder=tmp_path))
+    list(results(hindcasts(slower), CASES[:1], folder=tmp_path))
     assert len(computed) == 2
 
 

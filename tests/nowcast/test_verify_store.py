@@ -115,3 +115,20 @@ def test_no_valid_cell_is_a_finding(store, tmp_path):
     _, findings = verify_store(settings(store, tmp_path, scores=blind))
     assert len(findings) == 1
     assert findings[0].startswith("no cell has a value")
+
+
+@pytest.mark.parametrize("names", ["all east", "east east"])
+def test_regions_are_told_apart_by_names_of_their_own(store, tmp_path, names):
+    radar = open_radar(store)
+    labels = np.eye(64, dtype=int)
+    with pytest.raises(RefusedInput, match="of their own"):
+        read_regions(write_regions(tmp_path / "r.nc", radar, labels, names), radar)
+
+
+def test_regions_turned_on_their_side_are_refused(store, tmp_path):
+    radar = open_radar(store)
+    path = write_regions(tmp_path / "r.nc", radar, np.eye(64, dtype=int), "west east")
+    with xr.open_dataset(path) as dataset:
+        dataset.load().transpose("x", "y").to_netcdf(tmp_path / "turned.nc")
+    with pytest.raises(RefusedInput, match=r"regions \(y, x\) lie on the grid"):
+        read_regions(str(tmp_path / "turned.nc"), radar)

@@ -57,6 +57,8 @@ class Failing(Noisy):
         fails = not self.times or context["time"].values[-1] in self.times
         good = super().stream(context, lead_steps=lead_steps, members=members, seed=seed)
         for number, member in enumerate(good):
+            if fails and self.how == "negative":
+                member[:, 5, 5] = -999
             if fails and self.how == "raises" and number == 1:
                 raise ZeroDivisionError("the motion has no length")
             if fails and self.how == "few" and number == members - 1:
