@@ -102,7 +102,8 @@ class Evaluation:
         p_value = permutation_test(together, reference, ("crps",), seed=seed)["crps_p_value"]
         names = {f"crps_skill_{side}": f"crps_skill_all_leads_{side}" for side in ("low", "high")}
         return xr.merge(
-            [ranges, tested, overall[list(names)].rename(names), p_value.rename("crps_all_leads_p_value")],
+            [ranges, tested, overall[list(names)].rename(names),
+             p_value.to_dataset(name="crps_all_leads_p_value")],
             join="exact", compat="override", combine_attrs="drop_conflicts",
         )  # fmt: skip
 
@@ -350,7 +351,8 @@ def write_scores(evaluation: Evaluation, scores: xr.Dataset, uncertainty: xr.Dat
     with written_whole(folder / "sums.nc") as name:
         evaluation.blocks.assign_attrs(scores.attrs).to_netcdf(name)
     whole = xr.merge([scores, uncertainty], join="exact", compat="override", combine_attrs="override")
-    whole.attrs = {**uncertainty.attrs, **scores.attrs}
+    drawn = {"resampling_seed": uncertainty.attrs["seed"]}
+    whole.attrs = {**uncertainty.attrs, **drawn, **scores.attrs}
     whole["lead_time"].attrs |= {"standard_name": "forecast_period", "long_name": "time since the last frame"}
     groups = {"hour": score(evaluation.hours, evaluation.settings), "case": evaluation.cases}
     with written_whole(folder / "scores.nc") as name:

@@ -131,12 +131,13 @@ def _of_diagrams(
         yield Section(
             "ranks", "Rank histograms",
             "Flat at 1 is right; high at both ends, the ensemble is too narrow; high at the right, too dry. "
-            "Ranks among equal values, as in dry cells, are drawn by lot. Ensembles only.",
+            "Ranks among equal values, as in dry cells, are drawn by lot, which flattens it. Ensembles only.",
             tuple(diagram(ranks, lead_time=lead) for lead in later), ensembles_only=True,
         )  # fmt: skip
         yield Section(
             "spread", "Spread and error",
-            "The spread of a good ensemble is as large as the error of its mean. Ensembles only.",
+            "The spread of a good ensemble is as large as the error of its mean; their ratio allows for the "
+            "number of members by sqrt((M + 1) / M). Ensembles only.",
             (diagram(spread_and_error), curve("spread_skill")), ensembles_only=True,
         )  # fmt: skip
     yield Section(

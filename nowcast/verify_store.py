@@ -197,6 +197,7 @@ def facts(
     asked = {
         "store": settings.store,
         "models": evaluation.models,
+        "model_arguments": settings.model,
         "reference": settings.reference,
         "cases": evaluation.cases.sizes["case"],
         "cases_asked_for": len(cases),
@@ -204,6 +205,7 @@ def facts(
         "last_reference_time": iso(max(times)),
         "part": settings.part,
         "stride": settings.stride,
+        "regions": settings.regions or "none",
         "kind": "sampled windows, weighted by 1 / probability" if settings.windows else "whole frames",
         "members": settings.members,
         "member_seed": settings.seed,

@@ -118,9 +118,10 @@ def skill(scores: xr.Dataset, reference: str) -> xr.Dataset:
         room, left = row.perfect - against[name], row.perfect - scores[name]
         if row.orientation == "nearer":
             room, left = abs(room), abs(left)
-        result[f"{name}_skill"] = (1 - ratio(left, room)).assign_attrs(
-            long_name=f"skill in {row.long_name} against {reference}", units="1"
-        )
+        result[f"{name}_skill"] = 1 - ratio(left, room)
+        result[f"{name}_skill"].attrs = {
+            "long_name": f"skill in {row.long_name} against {reference}", "units": "1", "perfect_value": 1.0
+        }  # fmt: skip
     return xr.Dataset(result)
 
 

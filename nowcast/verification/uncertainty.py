@@ -41,7 +41,7 @@ HEADLINE = (
 """Scores that get intervals if none are named."""
 TESTED = ("crps", "pooled_mean_crps", "pooled_max_crps", "mae", "csi", "fss_probability")
 """Scores whose differences are tested if none are named."""
-DAY = np.timedelta64(24, "h")
+HOUR, DAY = np.timedelta64(1, "h"), np.timedelta64(24, "h")
 FEW_BLOCKS = 10
 """With fewer an interval is but an indication."""
 VALUES_AT_ONCE = 1 << 22
@@ -75,7 +75,7 @@ def block_labels(reference_times: np.ndarray, length: np.timedelta64) -> np.ndar
 
 
 def default_block_length(reference_times: np.ndarray, forecast_length: np.timedelta64) -> np.timedelta64:
-    """A day where cases span ten days or more, otherwise the length of a forecast.
+    """A day where cases span ten days or more, otherwise the length of a forecast, an hour or more.
 
     Rain of one day is one weather situation. An archive of some hours has no ten days to draw from: there a
     block lasts as long as a forecast, so that only neighbouring blocks share verifying frames. The weather
@@ -86,7 +86,7 @@ def default_block_length(reference_times: np.ndarray, forecast_length: np.timede
         forecast_length: The longest lead time.
     """
     span = np.max(reference_times) - np.min(reference_times)
-    return max(DAY, forecast_length) if span >= 10 * DAY else forecast_length
+    return max(DAY if span >= 10 * DAY else HOUR, forecast_length)
 
 
 def add_by_block(sums: xr.Dataset, labels: np.ndarray) -> xr.Dataset:

@@ -48,11 +48,17 @@ def test_all_models_are_scored_on_the_same_cells(two_models):
     assert two_models.failures == ()
 
 
-def test_blocks_and_hours_add_up_to_the_same_total(two_models):
-    assert two_models.block_length == 2 * STEP  # that of a forecast
-    assert two_models.blocks.sizes["block"] == 2  # starts every 5 min, 10 min a block
-    assert list(two_models.hours["hour"].values) == [0]
-    xr.testing.assert_allclose(two_models.total(), two_models.hours.sum("hour"))
+def test_blocks_and_hours_add_up_to_the_same_total(rain, two_models, tmp_path):
+    assert two_models.block_length == np.timedelta64(1, "h")  # longer than a forecast of 10 min
+    assert two_models.blocks.sizes["block"] == 1
+    models = {"persistence": Persistence(), "noisy": Noisy(blind_columns=6)}
+    hindcasts = Hindcasts(models, rain, 2, 3, scores=SETTINGS)
+    cases = [Case(time) for time in TIMES]
+    shorter = evaluate_cases(hindcasts, cases, folder=tmp_path, block_length=2 * STEP)
+    assert shorter.blocks.sizes["block"] == 2  # starts every 5 min, 10 min a block
+    assert list(shorter.hours["hour"].values) == [0]
+    xr.testing.assert_allclose(shorter.total(), shorter.hours.sum("hour"))
+    xr.testing.assert_allclose(shorter.total(), two_models.total())
 
 
 def test_every_case_has_its_scores_under_its_name(two_models):

@@ -94,6 +94,7 @@ def test_blocks_without_length_are_refused(length):
 def test_blocks_are_days_in_long_archives_and_forecasts_in_short_ones():
     forecast = np.timedelta64(90, "m")
     assert default_block_length(hours(0, 239), forecast) == forecast
+    assert default_block_length(hours(0, 3), np.timedelta64(5, "m")) == np.timedelta64(1, "h")
     assert default_block_length(hours(240, 0), forecast) == np.timedelta64(24, "h")
     assert default_block_length(hours(0, 240), np.timedelta64(36, "h")) == np.timedelta64(36, "h")
 
