@@ -13,7 +13,9 @@ TORCH = {"torch", "pytorch_lightning"}
 MAY_USE_PIPELINE = {"nowcast.cli", "nowcast.demo"}
 WITHOUT_TORCH = {"nowcast.forecaster", "nowcast.products", "nowcast.plotting", "nowcast.evaluation",
                  "nowcast.load", "nowcast.verification", "nowcast.basemap", "nowcast.maps",
-                 "nowcast.packed", "nowcast.crop_cache"}  # fmt: skip
+                 "nowcast.packed", "nowcast.crop_cache", "nowcast.cases", "nowcast.hindcasts", "nowcast.work",
+                 "nowcast.verify_store", "nowcast.report", "nowcast.case_maps", "nowcast.stored_forecasts",
+                 "nowcast.live_verification"}  # fmt: skip
 LINES = 450
 LINES_OF_A_FUNCTION = 60
 
