@@ -12,13 +12,11 @@ import torch
 import xarray as xr
 
 from data_prep.schema import SPLITS, RefusedInput, crs_of, iso, time_step
-from nowcast.forecaster import Forecaster, member_seed
+from nowcast.forecaster import Forecaster, cell_size, member_seed
 from nowcast.motion import advect, estimate_motion
 
 VELOCITY_ERROR = 2.7
 """Standard deviation of the error of an estimated motion along each axis, m/s: 0.8 km in 5 min."""
-METRES_PER_DEGREE = 111_195.0
-"""Of a great circle on a sphere of 6371 km."""
 
 
 class Persistence(Forecaster):
@@ -181,16 +179,3 @@ def carried_along(frame: np.ndarray, motion: torch.Tensor, steps: int) -> np.nda
     field = torch.from_numpy(frame)[None].to(motion.device)
     with torch.inference_mode():
         return advect(field, motion[None], steps)[0].cpu().numpy()
-
-
-def cell_size(array: xr.DataArray) -> tuple[float, float]:
-    """Distance between neighbouring columns and between neighbouring rows, metres.
-
-    Degrees are turned into metres at the middle of the grid.
-    """
-    x, y = (array[axis].values for axis in ("x", "y"))
-    columns, rows = (float(abs(axis[-1] - axis[0]) / (axis.size - 1)) for axis in (x, y))
-    if not crs_of(array).is_geographic:
-        return columns, rows
-    middle = np.deg2rad((y[0] + y[-1]) / 2)
-    return columns * METRES_PER_DEGREE * float(np.cos(middle)), rows * METRES_PER_DEGREE

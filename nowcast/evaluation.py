@@ -17,8 +17,8 @@ from data_prep.schema import RefusedInput, iso
 from nowcast.baselines import Persistence
 from nowcast.cases import Case
 from nowcast.files import written_whole
-from nowcast.forecaster import Forecaster, refuse_senseless_request
-from nowcast.hindcasts import Hindcasts, rank_seed, results, scored_cells, spacing_km
+from nowcast.forecaster import Forecaster, refuse_senseless_request, spacing_km
+from nowcast.hindcasts import Hindcasts, rank_seed, results, scored_cells
 from nowcast.stored_forecasts import on_one_grid, reference_time
 from nowcast.verification import ScoreSettings, score, skill
 from nowcast.verification.labels import label_sums

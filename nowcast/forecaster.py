@@ -30,6 +30,8 @@ FORECAST_ATTRIBUTES = {
     "units": "mm h-1",
     "grid_mapping": "crs",
 }
+METRES_PER_DEGREE = 111_195.0
+"""Of a great circle on a sphere of 6371 km."""
 
 
 class Forecaster(ABC):
@@ -181,6 +183,24 @@ def grid_spacing(array: xr.DataArray) -> float:
     """Distance between neighbouring columns, metres."""
     x = array["x"].values
     return float(abs(x[-1] - x[0]) / (x.size - 1))
+
+
+def cell_size(array: xr.DataArray) -> tuple[float, float]:
+    """Distance between neighbouring columns and between neighbouring rows, metres.
+
+    Degrees are turned into metres at the middle of the grid.
+    """
+    x, y = (array[axis].values for axis in ("x", "y"))
+    columns, rows = (float(abs(axis[-1] - axis[0]) / max(axis.size - 1, 1)) for axis in (x, y))
+    if not crs_of(array).is_geographic:
+        return columns, rows
+    middle = np.deg2rad((y[0] + y[-1]) / 2)
+    return columns * METRES_PER_DEGREE * float(np.cos(middle)), rows * METRES_PER_DEGREE
+
+
+def spacing_km(array: xr.DataArray) -> float:
+    """Distance between neighbouring cells, km: the geometric mean of rows and columns."""
+    return float(np.sqrt(np.prod(cell_size(array)))) / 1000
 
 
 def _usable(context: xr.DataArray, count: int) -> xr.DataArray:

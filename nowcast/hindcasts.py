@@ -20,18 +20,16 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 
-from data_prep.schema import RefusedInput, crs_of, iso, time_step
+from data_prep.schema import RefusedInput, iso, time_step
 from nowcast.cases import Case, context_at
 from nowcast.files import written_whole
-from nowcast.forecaster import Forecaster
+from nowcast.forecaster import Forecaster, spacing_km
 from nowcast.verification import ScoreSettings, lead_sums
 from nowcast.verification.labels import label_sums
 from nowcast.work import open_work
 
 logger = logging.getLogger(__name__)
 
-DEGREE = 111.2
-"""Length of a degree of latitude, km."""
 EVERYWHERE = "all"
 """The region that is the whole field."""
 
@@ -279,15 +277,6 @@ def rank_seed(time: np.datetime64, lead_time: np.timedelta64) -> int:
     """Seed of the ranks that are drawn among equal values, from reference time and lead time alone."""
     seconds = [int(time.astype("datetime64[s]").astype(np.int64)), int(lead_time / np.timedelta64(1, "s"))]
     return int(np.random.SeedSequence([abs(number) for number in seconds]).generate_state(1)[0])
-
-
-def spacing_km(radar: xr.DataArray) -> float:
-    """Distance between neighbouring cells, km: the geometric mean of rows and columns."""
-    along = [float(abs(radar[axis][-1] - radar[axis][0])) / max(radar.sizes[axis] - 1, 1) for axis in "yx"]
-    if not crs_of(radar).is_geographic:
-        return float(np.sqrt(along[0] * along[1])) / 1000
-    shrinking = np.cos(np.deg2rad(float(radar["y"].mean())))
-    return float(np.sqrt(along[0] * along[1] * shrinking)) * DEGREE
 
 
 def _refuse_without_truth(hindcasts: Hindcasts, cases: Sequence[Case]) -> None:

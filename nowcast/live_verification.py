@@ -26,7 +26,8 @@ import xarray as xr
 from data_prep.schema import RefusedInput, iso
 from nowcast.baselines import Persistence
 from nowcast.evaluation import Failure, scored
-from nowcast.hindcasts import rank_seed, scored_cells, spacing_km
+from nowcast.forecaster import spacing_km
+from nowcast.hindcasts import rank_seed, scored_cells
 from nowcast.live_sums import ByModel, Known, LiveSums
 from nowcast.stored_forecasts import ForecastFile, StoredForecasts, values_of
 from nowcast.verification import ScoreSettings, lead_sums

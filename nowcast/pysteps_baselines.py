@@ -21,8 +21,8 @@ import torch
 import xarray as xr
 
 from data_prep.schema import RefusedInput, iso, minutes, time_step
-from nowcast.baselines import carried_along, cell_size, motion_of
-from nowcast.forecaster import Forecaster, member_seed
+from nowcast.baselines import carried_along, motion_of
+from nowcast.forecaster import Forecaster, member_seed, spacing_km
 
 DRIEST = 0.1
 """Rain rates below this are dry, mm/h."""
@@ -64,7 +64,7 @@ class Scene:
             box=box,
             rain=_completed(context.values, motion)[:, *box].astype(np.float64),
             velocity=motion.cpu().numpy()[:, *box].astype(np.float64),
-            kilometres=float(np.sqrt(np.prod(cell_size(context)))) / 1000,
+            kilometres=spacing_km(context),
             minutes=minutes(time_step(context["time"].values)),
         )
 

@@ -8,7 +8,8 @@ import xarray as xr
 from scipy.ndimage import gaussian_filter
 
 from data_prep.schema import SPLITS, RefusedInput, map_coordinates, rain_array
-from nowcast.baselines import Climatology, Extrapolation, ExtrapolationEnsemble, Persistence, cell_size
+from nowcast.baselines import Climatology, Extrapolation, ExtrapolationEnsemble, Persistence
+from nowcast.forecaster import cell_size
 from nowcast.load import BASELINES, load_forecaster, load_forecasters
 
 CRS = pyproj.CRS.from_proj4("+proj=laea +lat_0=52 +lon_0=5 +datum=WGS84 +units=m")

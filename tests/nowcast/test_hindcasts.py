@@ -11,7 +11,8 @@ import nowcast.hindcasts as machinery
 from data_prep.schema import RefusedInput, open_radar
 from nowcast.baselines import Persistence
 from nowcast.cases import Case
-from nowcast.hindcasts import Hindcasts, rank_seed, results, score_case, spacing_km
+from nowcast.forecaster import spacing_km
+from nowcast.hindcasts import Hindcasts, rank_seed, results, score_case
 from nowcast.verification import lead_sums
 
 CASES = [Case(frame_time(number)) for number in (3, 4, 5)]
