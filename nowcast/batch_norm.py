@@ -34,6 +34,13 @@ def estimated_buffers(generator: Generator, contexts: Tensor) -> dict[str, Tenso
     return dict(probe.named_buffers())
 
 
+def hold_statistics(module: nn.Module) -> None:
+    """Lets batch norm use the statistics it has and leave them as they are, until `train` is called again."""
+    for layer in module.modules():
+        if isinstance(layer, _BatchNorm):
+            layer.eval()
+
+
 def set_buffers(module: nn.Module, values: dict[str, Tensor]) -> None:
     """Copies values into the buffers of those names."""
     buffers = dict(module.named_buffers())

@@ -215,10 +215,10 @@ class _Rehearsal(NowcastGAN):
         super().__init__(
             copy.deepcopy(model.generator),
             copy.deepcopy(model.discriminator),
-            transform=model.representation.transform,
-            output=model.representation.output,
-            frame=model.representation.frame,
+            **model.representation.card(),  # type: ignore[arg-type]
             regularizer_weight=model.regularizer_weight,
+            adversarial_weight=model.adversarial_weight,
+            hold_norms=model.hold_norms,
             samples=model.samples,
             micro_batches=model.micro_batches,
             gradient_checkpointing=model.generator.sampler.recompute,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 import pytorch_lightning as pl
@@ -11,11 +12,19 @@ from torch.utils.data import DataLoader, default_collate
 from torch.utils.data.distributed import DistributedSampler
 
 from data_prep.schema import RefusedInput, open_radar, refuse_less
+from nowcast.aligned_windows import (
+    SPACING_KM,
+    STEP_MINUTES,
+    AlignedWindows,
+    Cutting,
+    cut_store,
+    cut_synthetic,
+)
 from nowcast.crops import RadarCrops
 from nowcast.gan_forecaster import describe_data
 from nowcast.packed import Codecs, read_with_one_thread
 
-__all__ = ["Draws", "RadarCrops", "RadarDataModule", "Share"]
+__all__ = ["AlignedData", "Draws", "RadarCrops", "RadarDataModule", "Share"]
 
 
 class Draws(DistributedSampler):
@@ -232,6 +241,78 @@ class RadarDataModule(pl.LightningDataModule):
     def _on_accelerator(self) -> bool:
         """Whether batches travel to a device that takes them faster from pinned memory."""
         return self.trainer is not None and self.trainer.strategy.root_device.type not in ("cpu", "mps")
+
+
+class AlignedData(RadarDataModule):
+    """Synthetic rain and radar archives, as windows in the co-moving frame; see `nowcast.aligned_windows`.
+
+    Args:
+        stores: Radar archives of about 1 km every 5 min; none for synthetic rain alone.
+        cache: Folder for the windows, which are cut once.
+        synthetic_windows: Windows of synthetic rain to draw from; 0 for none.
+        synthetic_share: How many of the drawn windows are synthetic, if there are stores, too.
+        real_windows: Windows of each store to draw from.
+        hold_out: Share of the frames of each store, the last ones, that validation has for itself.
+        gain: Standard deviation of the logarithm of a random factor on the rain rate of a window.
+        size: Rows and columns of a window.
+        batch_size: Windows in a batch, of each process.
+        samples_per_epoch: Windows drawn for one epoch of each process.
+        validation_samples: Windows of validation, drawn as those of training, from what training has not.
+        workers: Processes that read.
+        seed: Of synthetic rain, places and draws.
+    """
+
+    def __init__(  # noqa: PLR0913 (the settings of a training)
+        self,
+        stores: list[str] | None = None,
+        *,
+        cache: str = "out/windows",
+        synthetic_windows: int = 4096,
+        synthetic_share: float = 0.3,
+        real_windows: int = 512,
+        hold_out: float = 1 / 3,
+        gain: float = 0.3,
+        size: int = 128,
+        batch_size: int = 8,
+        samples_per_epoch: int = 4096,
+        validation_samples: int = 64,
+        workers: int = 0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(
+            ", ".join(stores or []), batch_size=batch_size, size=size, samples_per_epoch=samples_per_epoch,
+            validation_samples=validation_samples, workers=workers, cache=cache, augment=True, seed=seed,
+        )  # fmt: skip
+        if not stores and synthetic_windows == 0:
+            raise RefusedInput(
+                "there is something to train on", came="no stores, no synthetic windows", do="set data.stores"
+            )
+        self.stores = stores or []
+        self.synthetic_windows = synthetic_windows
+        self.synthetic_share = synthetic_share
+        self.real_windows = real_windows
+        self.hold_out = hold_out
+        self.gain = gain
+
+    def setup(self, stage: str | None = None) -> None:  # noqa: ARG002
+        """Cut the windows, or open what was cut before."""
+        self.description = {"grid_spacing": 1000 * SPACING_KM, "time_step_minutes": STEP_MINUTES}
+        kept = 1 - self.hold_out
+        held_out = range(self.synthetic_windows, self.synthetic_windows + self.validation_samples)
+        self.train = self._windows(range(self.synthetic_windows), (0, kept), self.real_windows)  # type: ignore[assignment]
+        self.validation = self._windows(held_out, (kept, 1), self.validation_samples)  # type: ignore[assignment]
+
+    def statistics_windows(self, count: int) -> dict[str, Tensor]:
+        """Training windows for batch-norm statistics, the first that are drawn, as one batch."""
+        return _collate([self.train[number] for number in range(count)])
+
+    def _windows(self, numbers: range, part: tuple[float, float], count: int) -> AlignedWindows:
+        folder, cutting = Path(str(self.cache)), Cutting(size=int(self.size or 0), seed=self.seed)
+        synthetic = cut_synthetic(folder, numbers, cutting) if self.synthetic_windows and numbers else None
+        real = [cut_store(folder, store, part=part, count=count, cutting=cutting) for store in self.stores]
+        return AlignedWindows(
+            synthetic, real, share=self.synthetic_share, size=cutting.size, gain=self.gain, seed=self.seed
+        )
 
 
 def _evenly(available: int, count: int) -> list[int]:

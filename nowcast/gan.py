@@ -16,16 +16,16 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from data_prep.schema import RefusedInput, refuse_less
-from nowcast.batch_norm import estimated_buffers, set_buffers
+from nowcast.batch_norm import estimated_buffers, hold_statistics, set_buffers
 from nowcast.gan_forecaster import decode, encode, refuse_other_data
 from nowcast.losses import REGULARIZERS, discriminator_hinge, generator_hinge
 from nowcast.model import Discriminator, Generator
 from nowcast.model.blocks import normalized_once
-from nowcast.representation import FrameName, OutputName, Representation
-from nowcast.training_batch import Draws, TrainingBatch, observed_rain
+from nowcast.representation import ChannelsName, FrameName, OutputName, Representation, drifted
+from nowcast.training_batch import Draws, TrainingBatch, observed_rain, seen_by
 from nowcast.transform import TransformName
 from nowcast.validation import ValidationSums
-from nowcast.weights import CARD, PREFIX, generator_weights
+from nowcast.weights import CARD, PREFIX, generator_weights, take_weights
 
 STATISTICS_WINDOWS = 32
 """Training windows that the batch-norm statistics of validation and of a checkpoint are taken over.
@@ -50,14 +50,20 @@ class NowcastGAN(pl.LightningModule):
     Args:
         generator: Network that makes the future.
         discriminator: Network that judges it.
-        transform: mm/h to network value; see `nowcast.representation`, as for the next two.
+        transform: mm/h to network value; see `nowcast.representation`, as for the next three.
         output: Whether the generator puts out rain or what changes.
         frame: Whether the networks see rain in place or carried along.
+        channels: Whether the generator is told which cells of the context have no data.
+        init: Weights that the generator starts from: a checkpoint, a weights file, or ``pretrained``.
         generator_lr: Learning rate of the generator.
         discriminator_lr: Learning rate of the discriminators.
+        anneal_steps: Generator steps in which both rates fall to 0, along half a cosine; never if not given.
         betas: Of Adam, for both.
         regularizer: What keeps the samples near the observation; see `nowcast.losses.REGULARIZERS`.
         regularizer_weight: Its weight (lambda) against the sum of both critics.
+        adversarial_weight: Weight of the critics in the generator's loss. With 0 there are none: every batch
+            trains the generator, by the regularizer alone.
+        hold_norms: Whether batch norm keeps the statistics that the generator starts with, in training too.
         samples: Monte-Carlo samples of the future in a generator step.
         discriminator_steps: Discriminator steps for one of the generator.
         validation_members: Ensemble size in validation.
@@ -76,11 +82,16 @@ class NowcastGAN(pl.LightningModule):
         transform: TransformName = "rain_rate",
         output: OutputName = "rain",
         frame: FrameName = "fixed",
+        channels: ChannelsName = "rain",
+        init: str | None = None,
         generator_lr: float = 5e-5,
         discriminator_lr: float = 2e-4,
+        anneal_steps: int | None = None,
         betas: tuple[float, float] = (0.0, 0.999),
         regularizer: Literal["paper", "pseudocode", "crps", "normalized_crps"] = "paper",
         regularizer_weight: float = 20.0,
+        adversarial_weight: float = 1.0,
+        hold_norms: bool = False,
         samples: int = 6,
         discriminator_steps: int = 2,
         validation_members: int = 4,
@@ -95,10 +106,11 @@ class NowcastGAN(pl.LightningModule):
             "discriminator_steps": discriminator_steps,
             "validation_members": validation_members,
             "micro_batches": micro_batches,
+            "anneal_steps": 1 if anneal_steps is None else anneal_steps,
         }
         refuse_less({f"model.{name}": value for name, value in counts.items()}, than=1)
         refuse_less({"model.samples": samples}, than=2 if "crps" in regularizer else 1)
-        refuse_less({"seed": seed}, than=0)
+        refuse_less({"seed": seed, "model.adversarial_weight": adversarial_weight}, than=0)
         contexts = generator.config["context_frames"], discriminator.config["context_frames"]
         if contexts[0] != contexts[1]:
             raise RefusedInput(
@@ -109,14 +121,22 @@ class NowcastGAN(pl.LightningModule):
         self.automatic_optimization = False
         self.generator = generator
         self.discriminator = discriminator
-        self.representation = Representation(transform=transform, output=output, frame=frame)
+        self.representation = Representation(
+            transform=transform, output=output, frame=frame, channels=channels
+        )
+        _refuse_other_channels(generator, self.representation)
+        if init is not None:
+            take_weights(generator, init)
         self.generator_lr = generator_lr
         self.discriminator_lr = discriminator_lr
         self.betas = betas
         self.regularizer = REGULARIZERS[regularizer]
         self.regularizer_weight = regularizer_weight
+        self.adversarial_weight = adversarial_weight
+        self.hold_norms = hold_norms
+        self.anneal_steps = anneal_steps
         self.samples = samples
-        self.discriminator_steps = discriminator_steps
+        self.discriminator_steps = discriminator_steps if adversarial_weight else 1
         self.validation_members = validation_members
         self.micro_batches = micro_batches
         self.seed = seed
@@ -143,6 +163,8 @@ class NowcastGAN(pl.LightningModule):
             RefusedInput: If the batch cannot be used, before anything has changed, or if a gradient is not
                 finite, before the step that it would have made.
         """
+        if self.hold_norms:
+            hold_statistics(self.generator)
         windows = TrainingBatch.of(batch, self.representation, **self._frames())
         cells = self._reduce(windows.mask.sum().float(), "mean")
         if cells == 0:
@@ -151,7 +173,8 @@ class NowcastGAN(pl.LightningModule):
                 came="a mask without one after the context",
                 do="prepare the store anew: its sampled windows hold data",
             )
-        self._discriminator_step(windows)
+        if self.adversarial_weight:
+            self._discriminator_step(windows)
         self.batches_seen += 1
         if self.batches_seen % self.discriminator_steps == 0:
             self._generator_step(windows, cells)
@@ -177,13 +200,14 @@ class NowcastGAN(pl.LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         """Validate the network that a checkpoint would hold."""
-        set_buffers(self.generator, estimated_buffers(self.generator, self._statistics_contexts()))
+        set_buffers(self.generator, self._forecast_buffers(self.generator))
         self.validation_sums = ValidationSums()
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """A small ensemble of every window, as a forecast would have it, into the sums."""
         context, target = observed_rain(batch, **self._frames())
-        members = self.ensemble(context, self.validation_members, seed=batch_idx)
+        how = seen_by(self.representation, batch)
+        members = self.ensemble(context, self.validation_members, seed=batch_idx, representation=how)
         sums = cast(ValidationSums, self.validation_sums)
         sums.add(members, target, context[:, -1], probability=batch["probability"])
 
@@ -196,14 +220,17 @@ class NowcastGAN(pl.LightningModule):
             self.log_dict(scores, prog_bar=True, rank_zero_only=False)
 
     @torch.no_grad()
-    def ensemble(self, context: Tensor, members: int, *, seed: int) -> Tensor:
+    def ensemble(
+        self, context: Tensor, members: int, *, seed: int, representation: Representation | None = None
+    ) -> Tensor:
         """Forecasts from contexts (B, T, H, W) in mm/h: (members, B, L, H, W), NaN where there is none."""
+        how = representation or self.representation
         noise = torch.Generator().manual_seed(seed)
         shape = (len(context) * members, *self.generator.latent_shape(*context.shape[-2:]))
         z = torch.randn(shape, generator=noise).to(context)
         steps = self.generator.config["lead_steps"]
-        encoded = encode(self.generator, self.representation, context)
-        parts = decode(self.generator, self.representation, encoded, z, lead_steps=steps, steps_at_once=steps)
+        encoded = encode(self.generator, how, context, lead_steps=steps)
+        parts = decode(self.generator, how, encoded, z, lead_steps=steps, steps_at_once=steps)
         rain = torch.cat(list(parts), dim=1)
         return rain.unflatten(0, (len(context), members)).transpose(0, 1)
 
@@ -222,7 +249,7 @@ class NowcastGAN(pl.LightningModule):
         state = checkpoint["state_dict"]
         generator = copy.deepcopy(self.generator)
         generator.load_state_dict(generator_weights(state))
-        buffers = estimated_buffers(generator, self._statistics_contexts())
+        buffers = self._forecast_buffers(generator)
         checkpoint["state_dict"] = {
             **state,
             **{PREFIX + name: value for name, value in buffers.items() if PREFIX + name in state},
@@ -243,7 +270,7 @@ class NowcastGAN(pl.LightningModule):
             raise RefusedInput(
                 "a checkpoint was written by nowcast train", came=f"one without '{CARD}'", do="start anew"
             )
-        for name in ("generator", "discriminator", "transform", "output", "frame"):
+        for name in ("generator", "discriminator", *self.representation.card()):
             if card.get(name) != own[name]:
                 theirs, ours = _differences(card.get(name), own[name])
                 raise RefusedInput(
@@ -262,12 +289,14 @@ class NowcastGAN(pl.LightningModule):
     def _data(self) -> dict[str, float]:
         return self.trainer.datamodule.description  # type: ignore[attr-defined]
 
-    def _statistics_contexts(self) -> Tensor:
+    def _forecast_buffers(self, generator: Generator) -> dict[str, Tensor]:
+        """Buffers that the weights of a generator can be used with."""
+        if self.hold_norms:
+            return dict(generator.named_buffers())
         windows = self.trainer.datamodule.statistics_windows(STATISTICS_WINDOWS)  # type: ignore[attr-defined]
-        rain = {name: value.to(self.device) for name, value in windows.items()}
-        context, _ = observed_rain(rain, **self._frames())
-        values, _ = self.representation.encode(context)
-        return values
+        windows = {name: value.to(self.device) for name, value in windows.items()}
+        context, _ = observed_rain(windows, **self._frames())
+        return estimated_buffers(generator, seen_by(self.representation, windows).encode(context).values)
 
     def _discriminator_step(self, windows: TrainingBatch) -> None:
         with self._stepping("discriminator", self.discriminator) as backward:
@@ -285,13 +314,13 @@ class NowcastGAN(pl.LightningModule):
             for part, draws, first in self._parts(windows, samples=self.samples, purpose=1):
                 with normalized_once(self.generator, self.discriminator, iterate=first):
                     futures = self._futures(part, draws)
-                    adversarial, terms = generator_hinge(torch.cat(self._judge(part, draws, *futures)))
+                    adversarial, terms = self._adversarial(part, draws, futures)
                     rain = self.representation.to_rain(futures)
                     distance, distances = self.regularizer.loss(rain, part.target, part.mask)
                     share = len(part) / len(windows)
                     cell_share = share if self.regularizer.per_window else part.mask.sum() / cells
                     loss = adversarial * share + self.regularizer_weight * distance * cell_share
-                    terms = _scaled({**terms, "loss/adversarial": adversarial}, share)
+                    terms = _scaled(terms, share)
                     distances = _scaled({**distances, "loss/regularizer": distance}, cell_share)
                     backward(loss, {**terms, **distances}, futures)
 
@@ -316,9 +345,24 @@ class NowcastGAN(pl.LightningModule):
 
     def _futures(self, part: TrainingBatch, draws: Draws) -> Tensor:
         """Futures in network values, (samples, B, L, 1, H, W); the context is encoded once."""
-        futures = self.generator(part.context, draws.z.flatten(0, 1))
-        futures = futures.unflatten(0, draws.z.shape[:2]).transpose(0, 1)
-        return self.representation.from_network(futures, part.last)
+        z, size = draws.z.flatten(0, 1), part.context.shape[-2:]
+        states = self.generator.encode(part.context)
+        futures = self.generator.decode(states, z, size=size).unflatten(0, draws.z.shape[:2])
+        values = self.representation.from_network(futures.transpose(0, 1), part.last)
+        error = self.generator.velocity_error(states, z, size=size)
+        if error is None:
+            return values
+        moved = drifted(values.transpose(0, 1).flatten(0, 1), error)
+        return moved.unflatten(0, draws.z.shape[:2]).transpose(0, 1)
+
+    def _adversarial(
+        self, part: TrainingBatch, draws: Draws, futures: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """What the critics add to the generator's loss, and what there is to log of them."""
+        if not self.adversarial_weight:
+            return futures.new_zeros(()), {}
+        adversarial, terms = generator_hinge(torch.cat(self._judge(part, draws, *futures)))
+        return self.adversarial_weight * adversarial, {**terms, "loss/adversarial": adversarial}
 
     def _judge(self, part: TrainingBatch, draws: Draws, *futures: Tensor) -> tuple[Tensor, ...]:
         """Scores of several futures of one context, on the same frames and the same crop.
@@ -326,7 +370,8 @@ class NowcastGAN(pl.LightningModule):
         Cells without data are 0 in every future, so that the mask tells real and generated rain apart
         for nobody.
         """
-        sequences = torch.cat([torch.cat([part.context, future * part.mask], dim=1) for future in futures])
+        context = part.context[:, :, :1]
+        sequences = torch.cat([torch.cat([context, future * part.mask], dim=1) for future in futures])
         frames = draws.frames.repeat(len(futures), 1)
         return self.discriminator(sequences, frames=frames, crop=draws.crop).chunk(len(futures))
 
@@ -357,6 +402,10 @@ class NowcastGAN(pl.LightningModule):
         if not norm.isfinite():
             named = {f"gradient of {name}.{key}": gradient for key, gradient in gradients.items()}
             raise self._not_finite({**seen, **named}, name)
+        if self.anneal_steps is not None:
+            share = min(self.generator_steps / self.anneal_steps, 1)
+            for group in optimizer.param_groups:
+                group["lr"] = getattr(self, f"{name}_lr") * (1 + np.cos(np.pi * share)) / 2
         optimizer.step()
         optimizer.zero_grad()  # the other network's step has better use for the memory
         self.untoggle_optimizer(optimizer)
@@ -392,6 +441,15 @@ class NowcastGAN(pl.LightningModule):
     def _optimizer(self, name: str) -> LightningOptimizer:
         generator, discriminator = cast(list[LightningOptimizer], self.optimizers())
         return generator if name == "generator" else discriminator
+
+
+def _refuse_other_channels(generator: Generator, representation: Representation) -> None:
+    if generator.config["input_channels"] != representation.channel_count:
+        raise RefusedInput(
+            f"a network that sees {representation.channels} has {representation.channel_count} input_channels",
+            came=generator.config["input_channels"],
+            do="set model.generator.init_args.input_channels or model.channels",
+        )
 
 
 def _compile(generator: Generator, discriminator: Discriminator) -> None:

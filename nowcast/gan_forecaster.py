@@ -15,7 +15,7 @@ from torch import Tensor
 from data_prep.schema import RefusedInput, minutes, time_step
 from nowcast.forecaster import Forecaster, grid_spacing, member_seed
 from nowcast.model import Generator
-from nowcast.representation import Representation
+from nowcast.representation import Paths, Representation, Seen
 from nowcast.weights import load_network
 
 CELLS_AT_ONCE = 2**20
@@ -96,7 +96,7 @@ class GANForecaster(Forecaster):
         height, width = frames.shape[-2:]
         reference_time = context["time"].values[-1]
         with torch.inference_mode():
-            encoded = encode(self.generator, self.representation, frames)
+            encoded = encode(self.generator, self.representation, frames, lead_steps=lead_steps)
         for member in range(members):
             noise = torch.Generator().manual_seed(member_seed(seed, reference_time, member))
             z = torch.randn(1, *self.generator.latent_shape(height, width), generator=noise)
@@ -120,18 +120,18 @@ class Encoded(NamedTuple):
 
     states: list[Tensor]
     """What `Generator.encode` gave."""
-    last: Tensor
-    """Network value of the last frame, (B, 1, 1, H, W)."""
-    observed: Tensor
-    """Where the last frame holds data, bool (B, 1, H, W)."""
-    motion: Tensor | None
-    """Cells per step, (B, 2, H, W); none in the fixed frame."""
+    seen: Seen
+    """The contexts as the network sees them."""
+    paths: Paths
+    """Where their rain goes."""
 
 
-def encode(generator: Generator, representation: Representation, context: Tensor) -> Encoded:
+def encode(
+    generator: Generator, representation: Representation, context: Tensor, *, lead_steps: int
+) -> Encoded:
     """Encodes contexts (B, T, H, W), mm/h with NaN where there is no data, as `representation` sees them."""
-    values, motion = representation.encode(context)
-    return Encoded(generator.encode(values), values[:, -1:], context[:, -1:].isfinite(), motion)
+    seen = representation.encode(context)
+    return Encoded(generator.encode(seen.values), seen, Paths.of(seen, lead_steps))
 
 
 def decode(
@@ -150,23 +150,28 @@ def decode(
         representation: How it sees rain.
         encoded: What `encode` gave for B contexts.
         z: Noise (N, ...) as `Generator.stream` takes it; noise n belongs to context n // (N / B).
-        lead_steps: Number of lead times.
+        lead_steps: Number of lead times, those of `encode` or fewer.
         steps_at_once: Number of lead times that are in memory together.
 
     Yields:
         (N, steps, H, W), mm/h, not negative; NaN where the rain comes from cells without data.
     """
-    repeats = z.shape[0] // encoded.last.shape[0]
-    last, observed = (part.repeat_interleave(repeats, dim=0) for part in (encoded.last, encoded.observed))
-    motion = None if encoded.motion is None else encoded.motion.repeat_interleave(repeats, dim=0)
+    repeats = z.shape[0] // encoded.seen.last.shape[0]
+    last, paths = encoded.seen.last.repeat_interleave(repeats, dim=0), encoded.paths.repeated(repeats)
     height, width = last.shape[-2:]
     outputs = generator.stream(
         encoded.states, z, size=(height, width), lead_steps=lead_steps, steps_at_once=steps_at_once
     )
-    values = (representation.from_network(output, last) for output in outputs)
-    rain = (representation.to_rain(value).squeeze(2).clamp(min=0).float() for value in values)
-    known = (torch.where(observed, part, torch.nan) for part in rain)
-    yield from representation.advect(known, motion, steps=lead_steps)
+    values = (representation.from_network(output, last).float() for output in outputs)
+
+    def rain(fields: Tensor) -> Tensor:
+        return representation.to_rain(fields).clamp(min=0)
+
+    error = generator.velocity_error(encoded.states, z, size=(height, width))
+    if error is None:
+        yield from paths.carry(rain(value).squeeze(2) for value in values)
+    else:  # network values are carried, as in training
+        yield from map(rain, paths.carry((value.squeeze(2) for value in values), error))
 
 
 def _box(observed: np.ndarray) -> tuple[slice, slice]:

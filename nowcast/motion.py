@@ -92,8 +92,8 @@ def trajectories(motion: Tensor, steps: int) -> Iterator[Tensor]:
     for _ in range(steps):
         step = motion
         for _ in range(2):  # the mid-point of the step, found by fixed-point iteration
-            step = _sample_smooth(motion, step / 2, size)
-        displacement = step + _sample_smooth(displacement, step, size)
+            step = sample_continued(motion, step / 2, size)
+        displacement = step + sample_continued(displacement, step, size)
         yield F.interpolate(displacement, size=size, mode="bilinear", align_corners=True)
 
 
@@ -111,6 +111,20 @@ def sample(field: Tensor, displacement: Tensor, *, nearest: bool = False) -> Ten
     return _at(_planes(field), displacement, mode="nearest" if nearest else "bilinear")
 
 
+def sample_continued(fields: Tensor, displacement: Tensor, size: Sequence[int]) -> Tensor:
+    """Fields without missing cells at ``p - displacement``, continued beyond the edge.
+
+    Args:
+        fields: (B, C, h, w).
+        displacement: (B, 2, h', w'), in cells of a field of `size`.
+        size: Rows and columns of the field that both are spread over.
+
+    Returns:
+        (B, C, h', w').
+    """
+    return F.grid_sample(fields, _grid(displacement, size), align_corners=True, padding_mode="border")
+
+
 def _planes(field: Tensor) -> Tensor:
     """Rain, 0 where there is no data, and 1 where there is; (B, 2, H, W)."""
     return torch.stack([field.nan_to_num(nan=0.0), field.isfinite().to(field.dtype)], dim=1)
@@ -122,11 +136,6 @@ def _at(planes: Tensor, displacement: Tensor, *, mode: str) -> Tensor:
         dim=1
     )
     return torch.where(weight > 0.5, value / weight.clamp(min=0.5), torch.nan)
-
-
-def _sample_smooth(vectors: Tensor, displacement: Tensor, size: Sequence[int]) -> Tensor:
-    """Vectors (B, C, h, w) at ``p - displacement``, continued beyond the edge; cells are those of `size`."""
-    return F.grid_sample(vectors, _grid(displacement, size), align_corners=True, padding_mode="border")
 
 
 def _grid(displacement: Tensor, size: Sequence[int]) -> Tensor:
@@ -171,7 +180,7 @@ def _refine(level: Tensor, weight: Tensor, motion: Tensor) -> Tensor:
     motion = _resize(motion, [-(-length // COARSENING) for length in size])
     for _ in range(ITERATIONS):
         displacement = _resize(motion, size).repeat_interleave(pairs, dim=0)
-        warped, known = _sample_smooth(planes, displacement, size).unbind(dim=1)
+        warped, known = sample_continued(planes, displacement, size).unbind(dim=1)
         difference = warped - later
         x_gradient, y_gradient = _gradient((warped + later) / 2)
         known = known * known_later

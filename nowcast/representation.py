@@ -1,6 +1,6 @@
 """How a network sees rain, and what its output means: one place for training, validation and service.
 
-Three choices, none of which the networks know of:
+Four choices, none of which the networks know of:
 
 - ``transform``: ``rain_rate`` (mm/h, the paper) or ``square_root``; see `nowcast.transform`.
 - ``output``: ``rain`` (the paper), or ``residual``: what the network puts out is added to the last frame of
@@ -8,30 +8,50 @@ Three choices, none of which the networks know of:
 - ``frame``: ``fixed`` (the paper), or ``comoving``: the network sees rain that stands still. Context and
   targets are pulled along the estimated motion to where the rain is at the reference time, and forecasts
   are advected after the network. Pulling takes the nearest cell, which keeps the texture of the rain.
+- ``channels``: ``rain`` (the paper): missing cells of the context count as dry. Or ``rain_and_mask``: they take
+  the value of the nearest frame that has one, later ones first, and a second channel tells which they are;
+  there is a forecast wherever some frame of the context has data.
 
-Fields are (B, T, H, W) in mm/h, NaN where there is no data; network values are (B, T, 1, H, W).
+Fields are (B, T, H, W) in mm/h, NaN where there is no data; network values are (B, T, C, H, W), rain first.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from typing import Any, Literal, get_args
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
 
 from data_prep.schema import RefusedInput
-from nowcast.motion import estimate_motion, sample, trajectories
+from nowcast.motion import estimate_motion, sample, sample_continued, trajectories
 from nowcast.transform import TransformName, refuse_unknown_transform, to_network, to_rain
 
 OutputName = Literal["rain", "residual"]
 FrameName = Literal["fixed", "comoving"]
+ChannelsName = Literal["rain", "rain_and_mask"]
+
+
+class Seen(NamedTuple):
+    """A context as the network sees it."""
+
+    values: Tensor
+    """Network values, (B, T, C, H, W)."""
+    observed: Tensor
+    """Where there can be a forecast, bool (B, 1, H, W), in the network's frame."""
+    motion: Tensor | None
+    """Cells per step, (B, 2, H, W); none in the fixed frame."""
+
+    @property
+    def last(self) -> Tensor:
+        """Network value of the rain of the last frame, (B, 1, 1, H, W)."""
+        return self.values[:, -1:, :1]
 
 
 @dataclass(frozen=True)
 class Representation:
-    """The three choices; see the module.
+    """The four choices; see the module.
 
     Raises:
         RefusedInput: If a choice is unknown, or a residual is asked for without the square root.
@@ -40,13 +60,16 @@ class Representation:
     transform: TransformName = "rain_rate"
     output: OutputName = "rain"
     frame: FrameName = "fixed"
+    channels: ChannelsName = "rain"
 
     def __post_init__(self) -> None:
         refuse_unknown_transform(self.transform)
-        for name, value, known in (("output", self.output, OutputName), ("frame", self.frame, FrameName)):
-            if value not in get_args(known):
+        for name, kind in (("output", OutputName), ("frame", FrameName), ("channels", ChannelsName)):
+            if getattr(self, name) not in get_args(kind):
                 raise RefusedInput(
-                    f"{name} is one of {get_args(known)}", came=value, do="correct the configuration"
+                    f"{name} is one of {get_args(kind)}",
+                    came=getattr(self, name),
+                    do="correct the configuration",
                 )
         if self.output == "residual" and self.transform != "square_root":
             raise RefusedInput(
@@ -62,11 +85,22 @@ class Representation:
         Raises:
             KeyError: If it does not name them.
         """
-        return cls(transform=card["transform"], output=card["output"], frame=card["frame"])
+        return cls(
+            transform=card["transform"], output=card["output"], frame=card["frame"], channels=card["channels"]
+        )
 
     def card(self) -> dict[str, str]:
         """The choices as plain values."""
         return asdict(self)
+
+    @property
+    def channel_count(self) -> int:
+        """Channels of a context frame."""
+        return 2 if self.channels == "rain_and_mask" else 1
+
+    def aligned(self) -> Representation:
+        """The same for rain that was pulled into the network's frame before."""
+        return replace(self, frame="fixed")
 
     def motion(self, context: Tensor) -> Tensor | None:
         """Motion of the rain in a context, cells per step, (B, 2, H, W); none in the fixed frame."""
@@ -79,33 +113,20 @@ class Representation:
         earlier = context[:, :-1].flip(1)
         return torch.cat([_pull(earlier, motion).flip(1), context[:, -1:]], dim=1)
 
-    def encode(self, context: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Network values of a context (B, T, H, W) in the network's frame, and the motion it follows."""
+    def encode(self, context: Tensor) -> Seen:
+        """A context (B, T, H, W) as the network sees it, and the motion it follows."""
         motion = self.motion(context)
-        return self.to_network(self.pull_context(context, motion)), motion
+        pulled = self.pull_context(context, motion)
+        if self.channels == "rain":
+            return Seen(self.to_network(pulled), context[:, -1:].isfinite(), motion)
+        filled = _filled(pulled)
+        known = pulled.isfinite().to(pulled.dtype)
+        values = torch.cat([self.to_network(filled), known[:, :, None]], dim=2)
+        return Seen(values, filled[:, -1:].isfinite(), motion)
 
     def pull_future(self, future: Tensor, motion: Tensor | None) -> Tensor:
         """Where the rain of each cell of the last frame goes; (B, T, H, W) in and out."""
         return future if motion is None else _pull(future, -motion)
-
-    def advect(self, parts: Iterator[Tensor], motion: Tensor | None, *, steps: int) -> Iterator[Tensor]:
-        """Puts forecast rain where it is at its valid time.
-
-        Args:
-            parts: Rain of consecutive lead times in the network's frame, each part (B, some T, H, W).
-            motion: What `motion` gave.
-            steps: Number of lead times in all parts together.
-
-        Yields:
-            The parts, NaN where the rain would come from outside the field.
-        """
-        if motion is None:
-            yield from parts
-            return
-        back = trajectories(motion, steps)
-        for part in parts:
-            moved = [sample(frame, next(back)) for frame in part.unbind(dim=1)]
-            yield torch.stack(moved, dim=1)
 
     def to_network(self, rain: Tensor) -> Tensor:
         """Rain (B, T, H, W) as network values (B, T, 1, H, W); missing cells become 0, as dry ones."""
@@ -125,8 +146,82 @@ class Representation:
         return to_rain(values, self.transform)
 
 
+class Paths(NamedTuple):
+    """Where the rain of every lead time comes from, the same for all realizations."""
+
+    observed: Tensor
+    """Where there can be a forecast in the network's frame, bool (B, H, W)."""
+    back: list[Tensor] | None
+    """Displacement from every cell back to where its rain was, cells, (B, 2, H, W) per lead time."""
+
+    @classmethod
+    def of(cls, seen: Seen, steps: int) -> Paths:
+        """The paths of the next lead times from a context."""
+        back = None if seen.motion is None else list(trajectories(seen.motion, steps))
+        return cls(seen.observed[:, 0], back)
+
+    def repeated(self, times: int) -> Paths:
+        """The paths of several realizations of each context."""
+        if times == 1:
+            return self
+        back = None if self.back is None else [item.repeat_interleave(times, dim=0) for item in self.back]
+        return Paths(self.observed.repeat_interleave(times, dim=0), back)
+
+    def carry(self, parts: Iterator[Tensor], velocity_error: Tensor | None = None) -> Iterator[Tensor]:
+        """Puts forecasts where they are at their valid time.
+
+        Args:
+            parts: Fields of consecutive lead times in the network's frame, each part (N, some T, H, W).
+            velocity_error: Cells per step, (N, 2, H, W); none if realizations have none. Where there is a
+                forecast does not depend on it.
+
+        Yields:
+            The parts, NaN where there can be no forecast.
+        """
+        step = 0
+        for part in parts:
+            moved = []
+            for frame in part.unbind(dim=1):
+                moved.append(self._carried(frame, velocity_error, step))
+                step += 1
+            yield torch.stack(moved, dim=1)
+
+    def _carried(self, frame: Tensor, velocity_error: Tensor | None, step: int) -> Tensor:
+        back = None if self.back is None else self.back[step]
+        if velocity_error is None:
+            here = torch.where(self.observed, frame, torch.nan)
+            return here if back is None else sample(here, back)
+        known = self.observed
+        error = (step + 1) * velocity_error
+        if back is not None:
+            known = sample(known.to(frame.dtype), back) > 0.5
+            error = back + sample_continued(error, back, back.shape[-2:])
+        moved = sample_continued(frame[:, None], error, error.shape[-2:])[:, 0]
+        return torch.where(known, moved, torch.nan)
+
+
+def drifted(values: Tensor, velocity_error: Tensor | None) -> Tensor:
+    """Futures (N, L, 1, H, W) in the network's frame, frame n displaced by n velocity errors (N, 2, H, W)."""
+    if velocity_error is None:
+        return values
+    steps = torch.arange(1, values.shape[1] + 1, device=values.device)[None, :, None, None, None]
+    displacement = (velocity_error[:, None] * steps).flatten(0, 1)
+    moved = sample_continued(values.flatten(0, 1).float(), displacement, values.shape[-2:])
+    return moved.unflatten(0, values.shape[:2])
+
+
 def _pull(fields: Tensor, motion: Tensor) -> Tensor:
     """The value of step k at the place to which its rain is displaced k steps against the motion."""
     back = trajectories(motion, fields.shape[1])
     moved = [sample(field, next(back), nearest=True) for field in fields.unbind(dim=1)]
     return torch.stack(moved, dim=1)
+
+
+def _filled(context: Tensor) -> Tensor:
+    """A context (B, T, H, W) whose missing cells have the value of the next frame with one, else the last."""
+    frames = list(context.unbind(dim=1))
+    for earlier in reversed(frames[:-1]):
+        frames[-1] = torch.where(frames[-1].isnan(), earlier, frames[-1])
+    for number in reversed(range(len(frames) - 1)):
+        frames[number] = torch.where(frames[number].isnan(), frames[number + 1], frames[number])
+    return torch.stack(frames, dim=1)

@@ -18,7 +18,7 @@ class TrainingBatch:
     """Windows of one grid size, all tensors (B, some T, 1, H, W).
 
     Attributes:
-        context: Network values of the context, in the network's frame.
+        context: Network values of the context, in the network's frame, (B, T, C, H, W), rain first.
         real: Network values of what followed, likewise.
         target: What followed, mm/h, 0 where there is no data.
         mask: bool, True where the target is data.
@@ -40,11 +40,11 @@ class TrainingBatch:
                 finite.
         """
         context, future = observed_rain(batch, context_frames=context_frames, lead_steps=lead_steps)
-        values, motion = representation.encode(context)
-        future = representation.pull_future(future, motion)
+        seen = seen_by(representation, batch).encode(context)
+        future = representation.pull_future(future, seen.motion)
         mask = future.isfinite()[:, :, None]
         return cls(
-            context=values,
+            context=seen.values,
             real=representation.to_network(future),
             target=future.nan_to_num(nan=0.0)[:, :, None],
             mask=mask,
@@ -53,7 +53,7 @@ class TrainingBatch:
     @property
     def last(self) -> Tensor:
         """Network value of the last frame of the context, (B, 1, 1, H, W)."""
-        return self.context[:, -1:]
+        return self.context[:, -1:, :1]
 
     def parts(self, count: int) -> Iterator[TrainingBatch]:
         """The batch in `count` parts of (almost) the same number of windows, one after the other."""
@@ -62,6 +62,11 @@ class TrainingBatch:
 
     def __len__(self) -> int:
         return len(self.context)
+
+
+def seen_by(representation: Representation, batch: dict[str, Tensor]) -> Representation:
+    """How a batch is to be taken: its windows may be in the network's frame already (``aligned``)."""
+    return representation.aligned() if "aligned" in batch else representation
 
 
 def observed_rain(batch: dict[str, Tensor], *, context_frames: int, lead_steps: int) -> tuple[Tensor, Tensor]:

@@ -16,8 +16,10 @@ class TrainingCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Hand the seed on to the networks and to the data."""
-        for part in ("model", "data"):
-            parser.link_arguments("seed_everything", f"{part}.seed", compute_fn=int)
+        for target in ("model.seed", "data.init_args.seed"):
+            parser.link_arguments("seed_everything", target, compute_fn=int)
+        parser.add_argument("--init", type=str | None, help="weights to start from: a file, or pretrained")
+        parser.link_arguments("init", "model.init")
 
     def _parse_ckpt_path(self) -> None:
         """Nothing: our checkpoints hold no arguments, and `WholeCheckpoints` is who reads them."""
@@ -40,6 +42,7 @@ def training_cli(argv: Sequence[str], *, run: bool = True, **parser: str) -> Lig
         args=list(argv),
         run=run,
         seed_everything_default=0,
+        subclass_mode_data=True,
         trainer_defaults={"plugins": [{"class_path": "nowcast.checkpoint_io.WholeCheckpoints"}]},
         save_config_kwargs={"overwrite": True},
         parser_kwargs={"prog": "nowcast train", **parser},

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import pickle
 import zipfile
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from torch import Tensor
 from data_prep.schema import RefusedInput
 from nowcast.files import written_whole
 from nowcast.model import Generator
+from nowcast.model.blocks import normalized_once
 from nowcast.representation import Representation
 
 CARD = "nowcast"
@@ -29,10 +31,25 @@ CARD = "nowcast"
 SUFFIX = ".safetensors"
 MADE_BY = "model weights were written by nowcast train, export or import-ocf"
 PREFIX = "generator."
+PRETRAINED = "pretrained"
+"""Name of the weights that are shipped."""
+NORM_ITERATIONS = 50
 UNREADABLE = (
     OSError, EOFError, KeyError, TypeError, ValueError, RuntimeError, AttributeError,
     pickle.UnpicklingError, zipfile.BadZipFile, SafetensorError,
 )  # fmt: skip
+
+
+def pretrained_path() -> Path:
+    """The weights that are shipped.
+
+    Raises:
+        RefusedInput: If this installation lacks them.
+    """
+    path = Path(str(resources.files("nowcast") / "pretrained" / f"{PRETRAINED}{SUFFIX}"))
+    if not path.is_file():
+        raise RefusedInput("the package holds its weights", came=f"no {path}", do="install nowcast anew")
+    return path
 
 
 def load_network(path: str | Path) -> tuple[Generator, dict[str, Any]]:
@@ -56,6 +73,44 @@ def load_network(path: str | Path) -> tuple[Generator, dict[str, Any]]:
             MADE_BY, came=f"{path} ({reason(error)})", do="train a model with nowcast train fit"
         ) from error
     return generator, card
+
+
+def take_weights(generator: Generator, source: str | Path) -> None:
+    """Start a generator that is to be trained from the weights of a file, or from those that are shipped.
+
+    Args:
+        generator: Network of the same sizes; its spectral norms are found anew.
+        source: As for `load_network`, or ``pretrained``.
+
+    Raises:
+        RefusedInput: As `load_network`, or if the sizes differ.
+    """
+    trained, _ = load_network(pretrained_path() if source == PRETRAINED else source)
+    differing = {
+        name: value for name, value in trained.config.items() if generator.config.get(name) != value
+    }
+    if differing:
+        raise RefusedInput(
+            f"the weights of {source} are of a network of other sizes",
+            came=f"{ {name: generator.config.get(name) for name in differing} }",
+            do=f"set model.generator to {differing}",
+        )
+    state = dict(generator.state_dict())
+    for name, value in trained.state_dict().items():
+        parametrized = name.replace(".weight", ".parametrizations.weight.original")
+        state[parametrized if parametrized in state else name] = value
+    generator.load_state_dict(state)
+    _find_norms(generator)
+
+
+def _find_norms(generator: Generator) -> None:
+    """Power iterations until the spectral norms belong to the weights."""
+    training = generator.training
+    generator.train()
+    for _ in range(NORM_ITERATIONS):
+        with torch.no_grad(), normalized_once(generator):
+            pass
+    generator.train(training)
 
 
 def save_weights(path: str | Path, generator: Generator, card: dict[str, Any]) -> None:

@@ -27,6 +27,7 @@ from nowcast.model.blocks import (
     sn_conv2d,
 )
 from nowcast.model.conv_gru import ConvGRU
+from nowcast.model.drift import COMPONENTS, Drift
 
 
 class ConditioningStack(nn.Module):
@@ -226,6 +227,7 @@ class Generator(nn.Module):
             of their outputs, `conditioning_channels` (pseudocode).
         attention_over: what attends to what in the latent stack: ``cells`` (pseudocode), or ``rows``, for
             weights of the public port; see `Attention`.
+        drift: whether realizations also have motion errors of their own; see `velocity_error`.
 
     Raises:
         ValueError: if the sizes do not fit together, or `attention_over` is neither.
@@ -245,6 +247,7 @@ class Generator(nn.Module):
         frame_hidden_channels: tuple[int, ...] | None = None,
         upsample_hidden_channels: tuple[int, ...] | None = None,
         attention_over: AttentionOver = "cells",
+        drift: bool = False,
     ) -> None:
         super().__init__()
         self.config: dict[str, Any] = {
@@ -261,6 +264,7 @@ class Generator(nn.Module):
                 None if upsample_hidden_channels is None else list(upsample_hidden_channels)
             ),
             "attention_over": attention_over,
+            "drift": drift,
         }
         _check_widths(self.config)
         self.factor = 2 ** (1 + len(conditioning_channels))
@@ -280,6 +284,7 @@ class Generator(nn.Module):
             conditioning_channels=conditioning_channels,
             upsample_hidden_channels=upsample_hidden_channels,
         )
+        self.drift = Drift(conditioning_channels[-1]) if drift else None
         # In this layout the network is 1.6 times as fast on a CPU; it changes no value.
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
@@ -367,6 +372,20 @@ class Generator(nn.Module):
         with normalized_once(self.latent_stack), normalized_once(self.sampler):
             return next(self.stream(states, z, size=size, steps_at_once=self.config["lead_steps"]))
 
+    def velocity_error(self, states: Sequence[Tensor], z: Tensor, *, size: tuple[int, int]) -> Tensor | None:
+        """The motion error of the realizations that belong to z, if the network has any.
+
+        The frames that `stream` yields do not contain it: who calls displaces frame n by n times this.
+
+        Returns:
+            (N, 2, H, W) in cells per step, x before y; None without `drift`.
+        """
+        if self.drift is None:
+            return None
+        state = states[-1].repeat_interleave(self._realizations(states, z, size), dim=0)
+        smooth = F.interpolate(self.drift(state, z), scale_factor=self.factor, mode="bilinear")
+        return smooth[..., : size[0], : size[1]]
+
     def forward(self, context: Tensor, z: Tensor) -> Tensor:
         """Maps context (B, T, C, H, W) and noise (B * M, z_channels, h, w) to (B * M, L, C, H, W)."""
         height, width = context.shape[-2:]
@@ -403,6 +422,8 @@ def _check_widths(config: dict[str, Any]) -> None:
         raise ValueError(
             f"attention_over is one of {get_args(AttentionOver)}, got {config['attention_over']}; correct it"
         )
+    if config["drift"] and config["z_channels"] < COMPONENTS:
+        raise ValueError(f"drift needs {COMPONENTS} z_channels or more, got {config['z_channels']}; raise them")
     levels = len(config["conditioning_channels"])
     for name in ("frame_channels", "frame_hidden_channels", "upsample_hidden_channels"):
         if config[name] is None:

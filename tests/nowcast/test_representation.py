@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from data_prep.schema import RefusedInput
-from nowcast.representation import Representation
+from nowcast.representation import Paths, Representation, Seen, drifted
 
 
 def blob(row: float, column: float, size: int = 48) -> torch.Tensor:
@@ -19,6 +19,12 @@ def steady(rows: float = 1.0, columns: float = 2.0) -> torch.Tensor:
     return torch.tensor([columns, rows])[None, :, None, None].expand(1, 2, 48, 48).contiguous()
 
 
+def paths(steps: int = 4, motion: torch.Tensor | None = None, *, still: bool = False) -> Paths:
+    everywhere = torch.ones(1, 1, 48, 48, dtype=torch.bool)
+    known_motion = None if still else steady() if motion is None else motion
+    return Paths.of(Seen(torch.zeros(1, 4, 1, 48, 48), everywhere, known_motion), steps)
+
+
 COMOVING = Representation(frame="comoving")
 
 
@@ -27,7 +33,7 @@ def test_the_fixed_frame_changes_nothing():
     assert fixed.motion(context) is None
     assert fixed.pull_context(context, None) is context
     assert fixed.pull_future(context, None) is context
-    assert list(fixed.advect(iter([context]), None, steps=4)) == [context]
+    assert list(Paths.of(fixed.encode(context), 4).carry(iter([context])))[0].equal(context)
 
 
 def test_in_the_comoving_frame_moving_rain_stands_still():
@@ -51,7 +57,7 @@ def test_advection_undoes_the_pull_of_the_future():
     future = moving(range(1, 5))
     pulled = COMOVING.pull_future(future, steady())
     parts = [pulled[:, :1], pulled[:, 1:]]
-    back = torch.cat(list(COMOVING.advect(iter(parts), steady(), steps=4)), dim=1)
+    back = torch.cat(list(paths().carry(iter(parts))), dim=1)
     known = back.isfinite()
     assert known[..., 5:40, 10:40].all()
     torch.testing.assert_close(back[known], future[known], atol=1e-4, rtol=1e-4)
@@ -60,7 +66,7 @@ def test_advection_undoes_the_pull_of_the_future():
 def test_rain_from_outside_the_field_is_unknown():
     future = COMOVING.pull_future(moving(range(1, 5)), steady())
     assert future[0, 3, :, -8:].isnan().all()  # it has left the field
-    inflow = torch.cat(list(COMOVING.advect(iter([moving(range(4))]), steady(), steps=4)), dim=1)
+    inflow = torch.cat(list(paths().carry(iter([moving(range(4))]))), dim=1)
     assert inflow[0, 3, :, :8].isnan().all()
 
 
@@ -84,6 +90,41 @@ def test_a_residual_is_added_to_the_square_root_of_the_last_frame():
     values = representation.to_network(torch.tensor([[[[9.0, float("nan")]]]]))
     future = representation.from_network(torch.tensor([[[[[1.0, -1.0]]]]]), values)
     assert representation.to_rain(future).flatten().tolist() == [16.0, -1.0]
+
+
+def test_a_velocity_error_displaces_every_lead_time_more_than_the_one_before():
+    still = blob(24, 20)[None, None].repeat(1, 3, 1, 1)
+    error = torch.tensor([2.0, 1.0])[None, :, None, None].expand(1, 2, 48, 48)
+    expected = torch.stack([blob(24 + step, 20 + 2 * step) for step in (1, 2, 3)])[None]
+    in_training = drifted(still[:, :, None], error)[:, :, 0]
+    in_a_forecast = next(paths(3, still=True).carry(iter([still]), error))
+    for moved in (in_training, in_a_forecast):
+        torch.testing.assert_close(moved[..., 8:40, 10:40], expected[..., 8:40, 10:40], atol=1e-4, rtol=1e-4)
+
+
+def test_velocity_errors_add_to_the_motion_and_leave_unknown_cells_where_they_were():
+    still = blob(24, 20)[None, None].repeat(1, 3, 1, 1)
+    error = torch.tensor([2.0, 1.0])[None, :, None, None].expand(1, 2, 48, 48)
+    moved = next(paths(3).carry(iter([still]), error))
+    expected = torch.stack([blob(24 + 2 * step, 20 + 4 * step) for step in (1, 2, 3)])[None]
+    torch.testing.assert_close(moved[..., 8:40, 10:40], expected[..., 8:40, 10:40], atol=1e-4, rtol=1e-4)
+    without = next(paths(3).carry(iter([still])))
+    assert moved.isnan().equal(without.isnan())
+    assert without.isnan().any()
+
+
+def test_missing_cells_take_the_nearest_frame_that_has_them_and_are_told_apart():
+    masked = Representation(transform="square_root", channels="rain_and_mask")
+    nan = torch.nan
+    # by frames, oldest first: cell 0 lacks the last, cell 1 all but the third, cell 2 all, cell 3 none
+    context = torch.tensor([[1.0, nan, nan, 1.0], [4.0, nan, nan, 4.0], [9.0, 16.0, nan, 9.0],
+                            [nan, nan, nan, 16.0]])[None, :, None]  # fmt: skip
+    seen = masked.encode(context)
+    rain, known = seen.values[0, :, 0, 0], seen.values[0, :, 1, 0]
+    assert rain.tolist() == [[1, 4, 0, 1], [2, 4, 0, 2], [3, 4, 0, 3], [3, 4, 0, 4]]
+    assert known.equal(context[0, :, 0].isfinite().float())
+    assert seen.observed.flatten().tolist() == [True, True, False, True]
+    assert seen.last.flatten().tolist() == [3, 4, 0, 4]
 
 
 def test_unknown_choices_are_refused():
