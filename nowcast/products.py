@@ -1,13 +1,15 @@
-"""Products of a forecast: CF NetCDF with all members, probabilities, and reading them back.
+"""Products of a forecast: CF NetCDF with all members, their mean and what is made of both; probabilities.
 
 The file follows CF-1.11: ``rainfall_rate(realization, time, y, x)`` in mm h-1 with forecast_reference_time,
-forecast_period and the grid mapping of the radar. It is written member by member beside its place and moved
-there when it is complete, so that a reader never sees part of one.
+forecast_period and the grid mapping of the radar; of two members or more also ``rainfall_rate_mean`` and
+``rainfall_rate_probability_matched_mean(time, y, x)``. It is written member by member beside its place and
+moved there when it is complete, so that a reader never sees part of one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -25,6 +27,7 @@ from nowcast.forecaster import (
     forecast_coordinates,
     refuse_senseless_request,
 )
+from nowcast.verification import matched_mean
 
 EPOCH = "seconds since 1970-01-01 00:00:00"
 OWN = "nowcast__"
@@ -32,6 +35,74 @@ OWN = "nowcast__"
 CITED = ("institution", "license", "references")
 """Global attributes that a product has from its radar data or its model."""
 INPUT_STATUS = ("observed", "interpolated", "missing")
+MEMBERS = "members"
+"""What `read_forecast` gives if nothing else is asked for."""
+DIMS = ("realization", "lead_time", "y", "x")
+
+
+@dataclass(frozen=True)
+class Single:
+    """A single forecast made of all members.
+
+    Attributes:
+        title: What a map calls it.
+        of_members: From members (M, H, W), NaN where there is no forecast, to the forecast (H, W), mm/h.
+        attributes: Of its variable, beside those of the members.
+    """
+
+    title: str
+    of_members: Callable[[np.ndarray], np.ndarray]
+    attributes: Mapping[str, str]
+
+
+def _mean_of_present(members: np.ndarray) -> np.ndarray:
+    """Mean of the members that have a value, NaN where none has."""
+    total, count = np.zeros_like(members[0]), np.zeros_like(members[0])
+    for member in members:
+        present = np.isfinite(member)
+        total += np.where(present, member, 0)
+        count += present
+    return total / np.where(count > 0, count, np.nan)
+
+
+SINGLES = {
+    "mean": Single(
+        "mean",
+        _mean_of_present,
+        {
+            "long_name": "ensemble mean of the rain rate",
+            "cell_methods": "time: point realization: mean",
+            "comment": "Mean of the members that have a value in the cell. A smooth field: compared with the "
+            "members it rains in more cells, and less hard.",
+        },
+    ),
+    "probability_matched_mean": Single(
+        "probability-matched mean",
+        matched_mean.probability_matched_mean,
+        {
+            "long_name": "probability-matched ensemble mean of the rain rate",
+            "cell_methods": "time: point",
+            "comment": "At each time, the ranks of the ensemble mean with the rain rates of all M members in "
+            "all cells: of the sorted rates the middle one of each M. Missing where any member is. "
+            "Ebert 2001, doi:10.1175/1520-0493(2001)129<2461:AOAPMS>2.0.CO;2",
+        },
+    ),
+}
+"""By name: as `read_forecast` takes it, and the variables of a file end in it."""
+
+
+def probability_matched_mean(ensemble: xr.DataArray) -> xr.DataArray:
+    """One forecast of an ensemble: rain where its mean has it, as hard as in the members (Ebert 2001).
+
+    See `nowcast.verification.matched_mean`.
+
+    Args:
+        ensemble: mm/h, (realization, lead_time, y, x); read one lead time after another.
+
+    Returns:
+        mm/h, (lead_time, y, x), NaN where any member has no value. Of one member, that member.
+    """
+    return _single(ensemble, "probability_matched_mean")
 
 
 def exceedance_probability(ensemble: xr.DataArray, threshold: float) -> xr.DataArray:
@@ -75,7 +146,7 @@ def forecast_to_file(
     members: int = 20,
     seed: int = 0,
 ) -> None:
-    """Forecast straight into a file; memory stays that of one member.
+    """Forecast straight into a file; memory stays that of one member and of all at one lead time.
 
     Raises:
         RefusedInput: If the forecaster refuses the context; no file is left behind.
@@ -95,7 +166,7 @@ def write_forecast(ensemble: xr.DataArray, path: str | Path) -> None:
     Raises:
         RefusedInput: If it lacks the dims of a forecast or its CRS.
     """
-    if ensemble.dims != ("realization", "lead_time", "y", "x"):
+    if ensemble.dims != DIMS:
         raise RefusedInput(
             "a forecast has dims (realization, lead_time, y, x)", came=ensemble.dims, do="transpose it"
         )
@@ -107,19 +178,33 @@ def write_forecast(ensemble: xr.DataArray, path: str | Path) -> None:
     _write(path, iter(ensemble.values), ensemble.coords.to_dataset(), times, attributes)
 
 
-def read_forecast(path: str | Path) -> xr.DataArray:
+def read_forecast(path: str | Path, *, product: str = MEMBERS) -> xr.DataArray:
     """Read a forecast file lazily, labelled as `Forecaster.forecast` labels it.
 
+    Args:
+        path: Forecast file.
+        product: ``members``, ``mean`` or ``probability_matched_mean``. A single forecast that the file does
+            not hold, because there is one member or because it was written earlier, is made from the members.
+
+    Returns:
+        mm/h, (realization, lead_time, y, x); a single forecast (lead_time, y, x).
+
     Raises:
-        RefusedInput: If it is not a forecast file of this package.
+        RefusedInput: If it is not a forecast file of this package, or the product is another.
     """
+    if product not in (MEMBERS, *SINGLES):
+        raise RefusedInput(
+            f"a product is one of {', '.join((MEMBERS, *SINGLES))}", came=product, do="choose one of them"
+        )
     path = Path(path)
     try:
         dataset = xr.open_dataset(path, engine="netcdf4", decode_timedelta=False)
         dataset = dataset.set_coords([n for n in ("crs", "input_frame_status") if n in dataset])
         lead_times = dataset["forecast_period"].values.astype("timedelta64[s]").astype("timedelta64[ns]")
-        ensemble = dataset[VARIABLE].assign_coords(lead_time=("time", lead_times))
-        ensemble = ensemble.swap_dims(time="lead_time").drop_vars("forecast_period")
+        held = _variable(product) in dataset
+        values = dataset[_variable(product) if held else VARIABLE]
+        values = values.assign_coords(lead_time=("time", lead_times))
+        values = values.swap_dims(time="lead_time").drop_vars("forecast_period")
     except (OSError, KeyError, ValueError) as error:
         raise RefusedInput(
             "a forecast is a NetCDF file written by nowcast forecast",
@@ -128,8 +213,9 @@ def read_forecast(path: str | Path) -> xr.DataArray:
         ) from error
     own = {k.removeprefix(OWN): v for k, v in dataset.attrs.items() if k.startswith(OWN)}
     for name in ("cell_methods", "ancillary_variables"):
-        ensemble.attrs.pop(name, None)
-    return ensemble.assign_attrs({name: dataset.attrs[name] for name in CITED if name in dataset.attrs} | own)
+        values.attrs.pop(name, None)
+    values = values.assign_attrs({name: dataset.attrs[name] for name in CITED if name in dataset.attrs} | own)
+    return values if held else _single(values, product)
 
 
 def validate_forecast(path: str | Path) -> list[str]:
@@ -167,6 +253,33 @@ def _write(
         _define(file, coordinates, input_times, attributes)
         for number, member in enumerate(members):
             file[VARIABLE][number] = member
+        if coordinates.sizes["realization"] > 1:
+            _add_singles(file)
+
+
+def _add_singles(file: netCDF4.Dataset) -> None:
+    """Single forecasts from the members in the file, with memory for those of one lead time."""
+    file.set_auto_mask(False)
+    for name, single in SINGLES.items():
+        _create_rate(file, _variable(name), ("time", "y", "x"), single.attributes)
+    for lead in range(file.dimensions["time"].size):
+        members = file[VARIABLE][:, lead]
+        for name, single in SINGLES.items():
+            file[_variable(name)][lead] = single.of_members(members)
+
+
+def _variable(product: str) -> str:
+    """Name of the variable of a product."""
+    return VARIABLE if product == MEMBERS else f"{VARIABLE}_{product}"
+
+
+def _single(ensemble: xr.DataArray, name: str) -> xr.DataArray:
+    """A single forecast of an ensemble, one lead time after another."""
+    leads = ensemble.transpose("lead_time", "realization", "y", "x")
+    values = np.stack([SINGLES[name].of_members(lead.values) for lead in leads])
+    first = ensemble.isel(realization=0, drop=True).transpose("lead_time", "y", "x")
+    told = {key: text for key, text in SINGLES[name].attributes.items() if key != "cell_methods"}
+    return first.copy(data=values).rename(_variable(name)).assign_attrs(told)
 
 
 def _define(
@@ -206,21 +319,23 @@ def _define(
     for name in ("lat", "lon"):
         variable(name, "f8", ("y", "x"), coordinates[name].values, **coordinates[name].attrs)
     variable("crs", "i4", (), 0, **{k: v for k, v in coordinates["crs"].attrs.items() if v is not None})
-    _create_rate(file)
+    _create_rate(file, VARIABLE, ("realization", "time", "y", "x"), {"cell_methods": "time: point"})
 
 
-def _create_rate(file: netCDF4.Dataset) -> None:
-    height, width = file.dimensions["y"].size, file.dimensions["x"].size
+def _create_rate(
+    file: netCDF4.Dataset, name: str, dims: tuple[str, ...], attributes: Mapping[str, str]
+) -> None:
+    field = tuple(file.dimensions[axis].size for axis in ("y", "x"))
     rate = file.createVariable(
-        VARIABLE, "f4", ("realization", "time", "y", "x"), fill_value=np.float32(np.nan),
-        compression="zlib", complevel=1, shuffle=True, chunksizes=(1, 1, height, width),
+        name, "f4", dims, fill_value=np.float32(np.nan),
+        compression="zlib", complevel=1, shuffle=True, chunksizes=(1,) * (len(dims) - 2) + field,
     )  # fmt: skip
     rate.setncatts(
         {
             **FORECAST_ATTRIBUTES,
-            "cell_methods": "time: point",
             "coordinates": "forecast_period forecast_reference_time lat lon",
             "ancillary_variables": "input_frame_status",
+            **attributes,
         }
     )
 

@@ -97,9 +97,11 @@ def _of_curves(
     )  # fmt: skip
     yield Section(
         "csi", "Rain or no rain: CSI and frequency bias",
-        "Of the mean, a smooth field that misses peaks, and of the members as single forecasts.",
+        "Of the mean, a smooth field without peaks; of the probability-matched mean, which has the places "
+        "of the mean and the rates of the members; and of the members as single forecasts. Of one member all "
+        "three are the same.",
         tuple(curve(name, threshold=event) for event in events
-              for name in ("csi", "member_csi", "frequency_bias")),
+              for name in ("csi", "matched_csi", "member_csi", "frequency_bias")),
     )  # fmt: skip
     names = ("fss", "fss_probability")
     yield Section(

@@ -33,17 +33,21 @@ ROWS: tuple[tuple[str, dict[str, float]], ...] = (
     ("mae", {}),
     ("rmse", {}),
     ("bias", {}),
-    *((name, {"threshold": event}) for event in THRESHOLDS for name in ("csi", "member_csi", "brier")),
+    *(
+        (name, {"threshold": event})
+        for event in THRESHOLDS
+        for name in ("csi", "matched_csi", "member_csi", "brier")
+    ),
     *(("fss_probability", {"threshold": event, "window": WINDOW}) for event in THRESHOLDS),
     ("spread_skill", {}),
     ("log_spectral_distance", {}),
 )
 """Scores of the table of numbers, in its order, with the threshold and so on that is wanted."""
 DEFINED = ("crps", "fair_crps", "tw_crps", "pooled_mean_crps", "pooled_max_crps", "mae", "rmse", "bias",
-           "correlation", "csi", "member_csi", "frequency_bias", "brier", "fss", "fss_probability",
-           "observed_frequency", "forecast_share", "rank_frequency", "spread", "spread_skill", "hit_rate",
-           "false_alarm_rate", "roc_area", "economic_value", "log_spectral_distance",
-           "intensity_share")  # fmt: skip
+           "correlation", "csi", "matched_csi", "member_csi", "frequency_bias", "brier", "fss",
+           "fss_probability", "observed_frequency", "forecast_share", "rank_frequency", "spread",
+           "spread_skill", "hit_rate", "false_alarm_rate", "roc_area", "economic_value",
+           "log_spectral_distance", "intensity_share")  # fmt: skip
 """Scores that a report shows."""
 SETTINGS = {"threshold": "thresholds (mm/h)", "probability": "probabilities of an event",
             "scale": "neighbourhoods (km)", "window": "windows (km)",

@@ -49,6 +49,7 @@ SHORT = {
     "bias": "Bias: rain forecast / observed",
     "correlation": "Correlation of the ensemble mean",
     "csi": "CSI of the ensemble mean",
+    "matched_csi": "CSI of the matched mean",
     "member_csi": "CSI of the members",
     "frequency_bias": "Frequency bias of the mean",
     "fss": "FSS of the ensemble mean",

@@ -16,7 +16,15 @@ WIDTH = 120
 LEADS = (5.0, 10.0, 15.0, 30.0, 45.0, 60.0, 75.0, 90.0)
 """Minutes that a long table is cut down to."""
 MANY_LEADS = 10
-TITLES = {"crps": "CRPS", "mae": "MAE of the ensemble mean", "csi": "CSI of the ensemble mean"}
+TITLES = {
+    "crps": "CRPS",
+    "mae": "MAE of the ensemble mean",
+    "csi": "CSI of the ensemble mean",
+    "matched_csi": "CSI of the probability-matched mean",
+    "member_csi": "CSI of the members",
+}
+SAME_FOR_ONE_MEMBER = ("matched_csi", "member_csi")
+"""Scores that are those of the mean where a model has one member; shown if any has more."""
 _NAME = 22
 """Characters of a model's name at most."""
 _GAP = "  "
@@ -102,16 +110,17 @@ def score_table(scores: xr.Dataset, intervals: xr.Dataset | None = None, *, thre
     """CRPS, MAE and CSI by lead time, each with its skill against the reference.
 
     Args:
-        scores: Scores and ``<score>_skill`` by (model, lead_time), and the attribute ``reference``.
+        scores: Scores and ``<score>_skill`` by (model, lead_time), the attribute ``reference``, and the
+            coordinate ``member_count``, without which every model has one member.
         intervals: ``<score>_skill_low`` and ``_high``, and the attributes ``level`` and ``blocks``.
         threshold: Of the CSI, mm/h; the nearest one there is.
 
     Returns:
         Lines of `WIDTH` characters at most, a table a score and group of models.
     """
-    tables = [
-        table for name in TITLES if name in scores for table in _tables(scores, intervals, name, threshold)
-    ]
+    largest = int(scores["member_count"].max()) if "member_count" in scores.coords else 1
+    shown = [name for name in TITLES if name in scores and (largest > 1 or name not in SAME_FOR_ONE_MEMBER)]
+    tables = [table for name in shown for table in _tables(scores, intervals, name, threshold)]
     return "\n\n".join([*tables, fill(interval_note(intervals), WIDTH)])
 
 

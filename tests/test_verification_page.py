@@ -62,7 +62,7 @@ def test_a_score_has_a_row_with_its_range_its_perfect_value_and_its_source(name)
 
 @pytest.mark.parametrize("name", [name for name in SCORES if SCORES[name].formula not in ("n", "a + c")])
 def test_the_formula_of_a_score_is_that_of_the_code(name):
-    family = re.sub("^(member|probability)_", "", name)
+    family = re.sub("^(matched|member|probability)_", "", name)
     assert formulas()[family] == SCORES[name].formula
 
 

@@ -41,6 +41,9 @@ SYMBOLS = {
     "a, b, c, d": "hits, false alarms, misses and correct negatives",
     "n": "a + b + c + d, all cells that count",
     "f, o": "rain forecast by the ensemble mean, rain observed",
+    "g": "rain forecast by the probability-matched mean, of which the scores matched_ are: in the cell with "
+    "the j-th largest f, the rate that is number floor((M + 1) / 2) + (j - 1) M of those of all members in "
+    "all cells that count, the largest first; the other cells are dry",
     "<.>": "mean over all cells that count",
     "M": "number of members",
     "k": "number of members with the event in a cell",
@@ -66,6 +69,7 @@ _BROECKER = "Broecker and Smith 2007, doi:10.1175/WAF993.1"
 _HAMILL = "Hamill 2001, doi:10.1175/1520-0493(2001)129<0550:IORHFV>2.0.CO;2"
 _WERNLI = "Wernli et al. 2008, doi:10.1175/2008MWR2415.1"
 _ROBERTS = "Roberts and Lean 2008, doi:10.1175/2007MWR2123.1"
+_EBERT = "Ebert 2001, doi:10.1175/1520-0493(2001)129<2461:AOAPMS>2.0.CO;2"
 _JWGFVR = "WMO JWGFVR, https://www.cawcr.gov.au/projects/verification/"
 
 CONTINGENCY = (
@@ -97,6 +101,11 @@ def _of(what: str, prefix: str, dims: tuple[str, ...], scores: tuple[Score, ...]
         replace(row, name=f"{prefix}{row.name}", long_name=f"{row.long_name} of {what}", dims=dims)
         for row in scores
     ]
+
+
+def _of_matched(scores: tuple[Score, ...]) -> list[Score]:
+    rows = _of("the probability-matched mean", "matched_", ("threshold",), scores)
+    return [replace(row, reference=f"{row.reference}; {_EBERT}") for row in rows]
 
 
 _ERRORS = [
@@ -207,6 +216,7 @@ SCORES: dict[str, Score] = {
     row.name: row
     for row in (
         *_of("the ensemble mean", "", ("threshold",), CONTINGENCY),
+        *_of_matched(CONTINGENCY),
         *_of("the members, pooled", "member_", ("threshold",), CONTINGENCY),
         *_of("the probability", "probability_", ("threshold", "probability"), CONTINGENCY[:3]),
         *_ERRORS,

@@ -23,7 +23,7 @@ from nowcast.verification.probability import (
 from nowcast.verification.sal import SAL_SUMS
 from nowcast.verification.score_table import CONTINGENCY, SCORES, Score
 from nowcast.verification.spectra import log_spectral_distance
-from nowcast.verification.sums import ScoreSettings
+from nowcast.verification.sums import TABLE, ScoreSettings
 
 DEFAULTS = ScoreSettings()
 COST_LOSS = (0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
@@ -164,13 +164,22 @@ def _number(sums: xr.Dataset, *, name: str) -> Values:
     return {name: sums[name]}
 
 
-def _contingency(sums: xr.Dataset) -> Values:
-    """Of the ensemble mean, whose correct negatives are what is left of the cells."""
-    hits, false_alarms, misses = sums["hits"], sums["false_alarms"], sums["misses"]
+def _contingency(sums: xr.Dataset, *, prefix: str) -> Values:
+    """Of one field, whose correct negatives are what is left of the cells."""
+    hits, false_alarms, misses = (sums[f"{prefix}{name}"] for name in ("hits", "false_alarms", "misses"))
     left = sums["cells"] - hits - false_alarms - misses
     # Sums of weighted cells differ by rounding where nothing is left.
     left = left.where(left > ROUNDING * sums["cells"], 0)
-    return Contingency(hits, false_alarms, misses, left).scores() | {"events": hits + misses}
+    return Contingency(hits, false_alarms, misses, left).scores(prefix)
+
+
+def _events(sums: xr.Dataset) -> Values:
+    return {"events": sums["hits"] + sums["misses"]}
+
+
+def _contingency_group(prefix: str) -> Group:
+    needs = ("cells", *(f"{prefix}{name}" for name in TABLE))
+    return needs, _named(prefix, CONTINGENCY), partial(_contingency, prefix=prefix)
 
 
 def _mae(sums: xr.Dataset) -> Values:
@@ -252,7 +261,9 @@ def _intensities(sums: xr.Dataset) -> Values:
 
 
 GROUPS: tuple[Group, ...] = (
-    (("cells", "hits", "misses", "false_alarms"), (*_named("", CONTINGENCY), "events"), _contingency),
+    _contingency_group(""),
+    _contingency_group("matched_"),
+    (("hits", "misses"), ("events",), _events),
     (("cells", "absolute_error"), ("mae",), _mae),
     (("cells", "squared_error"), ("rmse",), _rmse),
     (("forecast", "observed"), ("bias",), _bias),

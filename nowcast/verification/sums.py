@@ -16,6 +16,7 @@ from data_prep.schema import RefusedInput, refuse_less
 from nowcast.verification.arrays import Array, floating, namespace
 from nowcast.verification.cells import CellSums, cell_sums
 from nowcast.verification.fractions import Windows, fraction_sums
+from nowcast.verification.matched_mean import matched_events
 from nowcast.verification.pooling import pooled_sums
 from nowcast.verification.sal import sal_sums
 from nowcast.verification.spectra import mean_power_spectrum
@@ -30,6 +31,9 @@ DIMS: dict[str, tuple[str, ...]] = {
     "hits": ("threshold",),
     "misses": ("threshold",),
     "false_alarms": ("threshold",),
+    "matched_hits": ("threshold",),
+    "matched_misses": ("threshold",),
+    "matched_false_alarms": ("threshold",),
     "event_table": ("threshold", "event", "forecast_count"),
     "rank_count": ("rank",),
     "intensity": ("intensity_bin",),
@@ -49,11 +53,12 @@ DIMS: dict[str, tuple[str, ...]] = {
 """Sums by name, with their own dims. In mm/h and powers of it, or numbers of cells.
 
 ``forecast``, its errors, ``hits``, ``misses``, ``false_alarms``, ``fss_difference`` and ``fss_reference`` are
-of the ensemble mean, ``fss_probability_*`` of the share of members with the event; ``*crps_error`` and
-``*crps_spread`` are the parts of a CRPS (`nowcast.verification.crps`); ``event_table`` counts cells by
-observed event (0, 1) and number of members with the event; ``rank_count`` by the number of members below what
-was observed; ``power`` is the spectrum of the members, averaged over them, and ``intensity`` the number of
-cells in each bin, likewise.
+of the ensemble mean, ``matched_*`` of the probability-matched mean of the cells that count
+(`nowcast.verification.matched_mean`), ``fss_probability_*`` of the share of members with the event;
+``*crps_error`` and ``*crps_spread`` are the parts of a CRPS (`nowcast.verification.crps`); ``event_table``
+counts cells by observed event (0, 1) and number of members with the event; ``rank_count`` by the number of
+members below what was observed; ``power`` is the spectrum of the members, averaged over them, and
+``intensity`` the number of cells in each bin, likewise.
 """
 
 TABLE = ("hits", "misses", "false_alarms")
@@ -177,12 +182,14 @@ def cells_along(lengths: tuple[float, ...], spacing: float) -> tuple[int, ...]:
 def _event_sums(
     found: CellSums, seen: Array, windows: Windows, thresholds: Sequence[float]
 ) -> dict[str, np.ndarray]:
-    """Contingency table of the ensemble mean, and the sums of the fractions skill scores."""
-    sums: dict[str, list] = {name: [] for name in DIMS if name in TABLE or name.startswith("fss_")}
-    for level, counts in zip(thresholds, found.counts, strict=True):
+    """Contingency tables of the mean and of the matched mean, and the sums of the fractions skill scores."""
+    sums: dict[str, list] = {name: [] for name in DIMS if name.endswith(TABLE) or name.startswith("fss_")}
+    matched = matched_events(found.mean, found.counts, found.members)
+    for level, counts, of_matched in zip(thresholds, found.counts, matched, strict=True):
         forecast, event = (found.mean >= level) & windows.mask, (seen >= level) & windows.mask
-        for name, both in zip(TABLE, (forecast & event, ~forecast & event, forecast & ~event), strict=True):
-            sums[name].append(float(both.sum()))
+        for prefix, yes in (("", forecast), ("matched_", of_matched)):
+            for name, both in zip(TABLE, (yes & event, ~yes & event, yes & ~event), strict=True):
+                sums[f"{prefix}{name}"].append(float(both.sum()))
         fractions = windows.fractions(event)
         for kind, shares in (
             ("fss", windows.fractions(forecast)),

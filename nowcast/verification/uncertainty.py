@@ -35,8 +35,8 @@ SUMS_OF: dict[str, tuple[str, ...]] = {
 )
 """Scores that intervals and tests can be made for, and the sums that each needs."""
 HEADLINE = (
-    "crps", "fair_crps", "pooled_mean_crps", "pooled_max_crps", "mae", "rmse", "bias", "csi", "member_csi",
-    "brier", "fss_probability", "log_spectral_distance",
+    "crps", "fair_crps", "pooled_mean_crps", "pooled_max_crps", "mae", "rmse", "bias", "csi", "matched_csi",
+    "member_csi", "brier", "fss_probability", "log_spectral_distance",
 )  # fmt: skip
 """Scores that get intervals if none are named."""
 TESTED = ("crps", "pooled_mean_crps", "pooled_max_crps", "mae", "csi", "fss_probability")

@@ -1,16 +1,22 @@
+import tracemalloc
+import warnings
+
 import numpy as np
 import pytest
 import xarray as xr
+from verification_models import Noisy
 
 from data_prep.schema import RefusedInput, crs_of
 from nowcast.baselines import Extrapolation, Persistence
 from nowcast.products import (
     exceedance_probability,
     forecast_to_file,
+    probability_matched_mean,
     read_forecast,
     validate_forecast,
     write_forecast,
 )
+from nowcast.verification import matched_mean
 
 
 def test_a_forecast_comes_back_from_its_file(make_rain, tmp_path):
@@ -114,3 +120,115 @@ def test_negative_rates_and_empty_lead_times_are_found(make_rain, tmp_path):
     findings = " ".join(validate_forecast(tmp_path / "f.nc"))
     assert "rates outside 0" in findings
     assert "a lead time without any value" in findings
+
+
+# Single forecasts of an ensemble
+
+
+@pytest.fixture
+def ensemble(make_rain):
+    """Five members that differ, of which the third has no forecast in the first rows."""
+    members = Noisy().forecast(make_rain(6, missing_rows=4), lead_steps=3, members=5)
+    members.values[2, :, :6] = np.nan
+    return members
+
+
+def test_a_file_of_an_ensemble_holds_its_mean_and_its_matched_mean(ensemble, tmp_path):
+    write_forecast(ensemble, tmp_path / "f.nc")
+    np.testing.assert_array_equal(read_forecast(tmp_path / "f.nc").values, ensemble.values)
+    mean = read_forecast(tmp_path / "f.nc", product="mean")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # of cells without any member
+        np.testing.assert_allclose(mean.values, np.nanmean(ensemble.values, axis=0), rtol=1e-6)
+    matched = read_forecast(tmp_path / "f.nc", product="probability_matched_mean")
+    for lead in range(3):
+        expected = matched_mean.probability_matched_mean(ensemble.values[:, lead])
+        np.testing.assert_array_equal(matched.values[lead], expected)
+    assert np.isnan(matched.values[:, :6]).all()  # one member has no value there
+    assert np.isfinite(mean.values[:, :6]).all()
+
+
+def test_a_single_forecast_is_labelled_as_the_members_are(ensemble, tmp_path):
+    write_forecast(ensemble, tmp_path / "f.nc")
+    for product in ("mean", "probability_matched_mean"):
+        found = read_forecast(tmp_path / "f.nc", product=product)
+        assert found.dims == ("lead_time", "y", "x")
+        for name in ("lead_time", "time", "forecast_reference_time", "x", "y", "lat", "lon"):
+            np.testing.assert_array_equal(found[name].values, ensemble[name].values, err_msg=name)
+        assert crs_of(found) == crs_of(ensemble)
+        assert (found.attrs["model"], found.attrs["units"]) == ("noisy", "mm h-1")
+
+
+def test_single_forecasts_have_the_attributes_of_cf(ensemble, tmp_path):
+    write_forecast(ensemble, tmp_path / "f.nc")
+    raw = xr.open_dataset(tmp_path / "f.nc", decode_times=False, mask_and_scale=False, decode_coords=False)
+    members = raw["rainfall_rate"].attrs
+    for name, methods in (
+        ("rainfall_rate_mean", "time: point realization: mean"),
+        ("rainfall_rate_probability_matched_mean", "time: point"),
+    ):
+        assert raw[name].dims == ("time", "y", "x")
+        assert raw[name].dtype == np.float32
+        for attribute in ("standard_name", "units", "grid_mapping", "coordinates", "ancillary_variables"):
+            assert raw[name].attrs[attribute] == members[attribute]
+        assert raw[name].attrs["cell_methods"] == methods
+        assert raw[name].attrs["comment"]
+        assert raw[name].attrs["long_name"] != members["long_name"]
+    assert members["grid_mapping"] == "crs"
+
+
+def test_an_ensemble_streamed_into_a_file_has_the_singles_of_one_in_memory(make_rain, tmp_path):
+    rain = make_rain(6)
+    forecast_to_file(tmp_path / "streamed.nc", Noisy(), rain, lead_steps=2, members=4, seed=3)
+    write_forecast(Noisy().forecast(rain, lead_steps=2, members=4, seed=3), tmp_path / "whole.nc")
+    streamed, whole = (xr.open_dataset(tmp_path / f"{name}.nc") for name in ("streamed", "whole"))
+    assert {"rainfall_rate_mean", "rainfall_rate_probability_matched_mean"} < set(streamed)
+    xr.testing.assert_equal(streamed, whole)
+
+
+def test_the_singles_of_one_member_are_that_member_and_not_stored(make_rain, tmp_path):
+    forecast_to_file(tmp_path / "f.nc", Extrapolation(), make_rain(6), lead_steps=2)
+    assert [name for name in xr.open_dataset(tmp_path / "f.nc") if str(name).startswith("rain")] == [
+        "rainfall_rate"
+    ]
+    member = read_forecast(tmp_path / "f.nc").values[0]
+    for product in ("mean", "probability_matched_mean"):
+        np.testing.assert_array_equal(read_forecast(tmp_path / "f.nc", product=product).values, member)
+
+
+def test_of_a_file_without_them_the_singles_are_made_from_the_members(ensemble, tmp_path):
+    write_forecast(ensemble, tmp_path / "new.nc")
+    older = xr.open_dataset(tmp_path / "new.nc", decode_times=False, decode_coords=False)
+    older.drop_vars(["rainfall_rate_mean", "rainfall_rate_probability_matched_mean"]).to_netcdf(
+        tmp_path / "old.nc"
+    )
+    for product in ("members", "mean", "probability_matched_mean"):
+        ours, theirs = (read_forecast(tmp_path / f"{age}.nc", product=product) for age in ("new", "old"))
+        xr.testing.assert_identical(ours.load(), theirs.load())
+
+
+def test_the_matched_mean_of_an_ensemble_in_memory_is_that_of_its_file(ensemble, tmp_path):
+    write_forecast(ensemble, tmp_path / "f.nc")
+    matched = probability_matched_mean(ensemble)
+    assert matched.dims == ("lead_time", "y", "x")
+    stored = read_forecast(tmp_path / "f.nc", product="probability_matched_mean")
+    np.testing.assert_array_equal(matched.values, stored.values)
+    assert matched.attrs["long_name"] == stored.attrs["long_name"]
+
+
+def test_a_product_that_there_is_not_is_refused(ensemble, tmp_path):
+    write_forecast(ensemble, tmp_path / "f.nc")
+    with pytest.raises(RefusedInput, match="a product is one of members, mean, .* came: median"):
+        read_forecast(tmp_path / "f.nc", product="median")
+
+
+def test_memory_is_that_of_one_lead_time_of_all_members_and_of_a_member(make_rain, tmp_path):
+    rain, count, leads = make_rain(6, size=128), 16, 24
+    field = 4 * 128 * 128
+    forecast_to_file(tmp_path / "small.nc", Noisy(), rain[:, :8, :8], lead_steps=2, members=2)  # imports done
+    tracemalloc.start()
+    forecast_to_file(tmp_path / "f.nc", Noisy(), rain, lead_steps=leads, members=count)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    # Making a member takes a few copies of it, matching one and a half of all members.
+    assert peak < 4 * (count + leads) * field < count * leads * field / 2

@@ -92,6 +92,20 @@ def test_the_table_has_each_score_with_skill_and_interval():
     assert "CSI of the ensemble mean, 1 mm/h or more; skill against persistence in %" in lines
 
 
+def test_of_ensembles_the_csi_of_the_matched_mean_and_of_the_members_is_shown_too():
+    more = {"matched_csi": TWO["csi"] + 0.01, "member_csi": TWO["csi"] - 0.1}
+    scores = TWO.assign(more)
+    titles = [f"CSI of the {what}, 1 mm/h or more" for what in ("probability-matched mean", "members")]
+    alike = scores.assign_coords(member_count=("model", [1, 1]))
+    apart = scores.assign_coords(member_count=("model", [1, 10]))
+    for deterministic in (scores, alike):
+        assert not [line for line in score_table(deterministic).splitlines() if line in titles]
+    lines = score_table(apart).splitlines()
+    assert [line for line in lines if line in titles] == titles
+    # 0.5 - 0.4 / 10 + 0.01, without a skill that nobody worked out
+    assert lines[lines.index(titles[0]) + 2].split() == ["5", "min", "0.460", "0.470"]
+
+
 def test_small_rain_has_a_decimal_more_and_what_is_undefined_a_dash():
     lines = score_table(scores_of([[0.0512], [np.nan]], [[9], [0]])).splitlines()
     assert lines[2].split() == ["5", "min", "0.0512", "-"]

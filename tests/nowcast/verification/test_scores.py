@@ -48,6 +48,17 @@ def test_the_ensemble_mean_and_the_members_are_scored_apart():
     assert scores["mae"] == 1
 
 
+def test_the_matched_mean_has_the_rates_of_the_members_in_the_places_of_the_mean():
+    # In two equal rows: means 3 3 2 2 1.5 1.5 0.5 0.5, rates 6 6, 4 4, 3 3, 1 1 and dry: one of two is taken.
+    # At 2 mm/h the mean forecasts 4 cells and the matched mean 3, at 1 mm/h 6 and 4; 2 of them are hits.
+    scores = scored(field([[6, 0, 3, 1], [0, 4, 0, 0]]), field([5, 0, 0, 0]))
+    assert scores["csi"].values == near([2 / 6, 2 / 4])
+    assert scores["matched_csi"].values == near([2 / 4, 2 / 3])
+    assert scores["matched_far"].sel(threshold=1) == near(1 / 2)
+    assert scores["matched_frequency_bias"].sel(threshold=1) == 2
+    assert scores["matched_hss"].sel(threshold=1) == near(2 * (2 * 4 - 2 * 0) / (2 * 4 + 4 * 6))
+
+
 def test_members_are_counted_as_if_each_were_a_forecast():
     # 1 mm/h, cells (members; observed): (1 1 0; 1), (1 0 0; 0) -> 2 hits, 1 miss, 1 false alarm, 2 negatives.
     scores = scored(field([[5, 5], [5, 0], [0, 0]]), field([5, 0])).sel(threshold=1)

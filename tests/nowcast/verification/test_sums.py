@@ -7,6 +7,7 @@ import torch
 from data_prep.schema import RefusedInput
 from nowcast.verification import ScoreSettings, lead_sums, power_spectrum
 from nowcast.verification.labels import label_sums
+from nowcast.verification.matched_mean import probability_matched_mean
 from nowcast.verification.sal import SAL_SUMS
 from nowcast.verification.sums import DIMS, cells_along, sums_of_leads
 
@@ -74,14 +75,16 @@ def test_cases_side_by_side_have_the_sums_of_both():
         np.concatenate(parts, axis=-1) for parts in zip(cases[0], missing, cases[1], strict=True)
     )
     both = {name: apart[0][name] + apart[1][name] for name in DIMS}
-    assert_same(sums_of(together), both, without=("power", "observed_power"))
+    # Rates are matched over both together, and spectra are of other fields.
+    without = [name for name in DIMS if name.startswith("matched") or "power" in name]
+    assert_same(sums_of(together), both, without=without)
 
 
 def test_sums_of_two_halves_of_the_cells_add_up():
     members, observed, mask = a_case(dry=0)
     half = np.arange(SHAPE[0])[:, None] < 10
     parts = [sums_of((members, observed, mask & part)) for part in (half, ~half)]
-    over_places = [name for name in DIMS if name.startswith(("pooled", "fss")) or "power" in name]
+    over_places = [name for name in DIMS if name.startswith(("pooled", "fss", "matched")) or "power" in name]
     both = {name: parts[0][name] + parts[1][name] for name in set(DIMS) - set(over_places)}
     assert_same(sums_of((members, observed, mask)), both | dict.fromkeys(over_places), without=over_places)
 
@@ -93,6 +96,24 @@ def test_the_table_is_of_the_ensemble_mean():
     sums = sums_of((members, observed, np.ones((2, 4), bool)))
     for name in ("hits", "misses", "false_alarms"):
         np.testing.assert_array_equal(sums[name], [2, 2])
+
+
+def test_the_matched_table_is_that_of_the_field_that_the_product_holds():
+    for share, dry in ((1.0, 0.5), (0.8, 0.5), (0.8, 0.8)):
+        members, observed, mask = a_case(7, share=share, dry=dry)
+        field = probability_matched_mean(np.where(mask, members, np.nan))
+        sums = sums_of((members, observed, mask))
+        for number, level in enumerate(SETTINGS.thresholds):
+            forecast, event = field[mask] >= level, observed[mask] >= level
+            assert sums["matched_hits"][number] == (forecast & event).sum() > 0
+            assert sums["matched_misses"][number] == (~forecast & event).sum()
+            assert sums["matched_false_alarms"][number] == (forecast & ~event).sum()
+
+
+def test_the_matched_table_of_one_member_is_its_own():
+    sums = sums_of(a_case(1))
+    for name in ("hits", "misses", "false_alarms"):
+        np.testing.assert_array_equal(sums[f"matched_{name}"], sums[name])
 
 
 def test_one_member_has_the_same_fractions_as_mean_and_as_probability():
