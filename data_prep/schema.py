@@ -11,6 +11,7 @@ regular clock for which there is no frame), and with what `REQUIRED_ATTRIBUTES` 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 
@@ -58,7 +59,7 @@ class RefusedInput(ValueError):
         super().__init__(" ".join(f"{rule}; came: {came}; {do}".split()))
 
 
-def refuse_less(settings: dict[str, int], *, than: int) -> None:
+def refuse_less(settings: Mapping[str, float], *, than: float) -> None:
     """Refuse settings below a number.
 
     Raises:

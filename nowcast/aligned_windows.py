@@ -1,9 +1,9 @@
 """Training windows cut once, in the co-moving frame: of radar archives, and of synthetic rain.
 
-Rain that moves leaves a window of 128 km within the hour. Here the whole field is pulled along its motion before
-a window is cut out, so that a window keeps its rain, and nothing of that has to be done again in training. A
-file holds windows as float16, mm/h, (N, T, H, W), NaN where there is no data; its name is a digest of how it was
-made, and it appears whole.
+Rain that moves leaves a window of 128 km within the hour. Here the whole field is pulled along its motion
+before a window is cut out, so that a window keeps its rain, and nothing of that has to be done again in
+training. A file holds windows as float16, mm/h, (N, T, H, W), NaN where there is no data; its name is a
+digest of how it was made, and it appears whole.
 """
 
 from __future__ import annotations
@@ -103,8 +103,8 @@ def cut_store(
     starts = _starts(times, cutting)
     if not starts or min(radar.shape[1:]) < side:
         raise RefusedInput(
-            f"a store to cut from holds {cutting.context_frames + SHORTEST} frames in a row and {side} x {side} "
-            "cells",
+            f"a store to cut from holds {cutting.context_frames + SHORTEST} frames in a row and "
+            f"{side} x {side} cells",
             came=f"{times.size} frames of {radar.shape[1:]} in {store}",
             do="leave it out, or prepare more data",
         )
@@ -189,7 +189,7 @@ def _refuse_other_grid(radar: xr.DataArray, store: str) -> None:
 
 
 def _starts(times: np.ndarray, cutting: Cutting) -> list[tuple[int, int]]:
-    """Number of the first frame of each window, and how many frames follow it without a gap, itself included."""
+    """Number of the first frame of each window, and how many frames there are from it to the next gap."""
     step = np.timedelta64(round(STEP_MINUTES * 60), "s")
     starts = []
     for first in range(times.size):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from importlib.metadata import version
@@ -21,19 +22,18 @@ from nowcast.gan_forecaster import decode, encode, refuse_other_data
 from nowcast.losses import REGULARIZERS, discriminator_hinge, generator_hinge
 from nowcast.model import Discriminator, Generator
 from nowcast.model.blocks import normalized_once
+from nowcast.model.compiled import compile_blocks
 from nowcast.representation import ChannelsName, FrameName, OutputName, Representation, drifted
 from nowcast.training_batch import Draws, TrainingBatch, observed_rain, seen_by
 from nowcast.transform import TransformName
 from nowcast.validation import ValidationSums
-from nowcast.weights import CARD, PREFIX, generator_weights, take_weights
+from nowcast.weights import CARD, PREFIX, generator_weights, refuse_other_card, take_weights
 
 STATISTICS_WINDOWS = 32
 """Training windows that the batch-norm statistics of validation and of a checkpoint are taken over.
 
 With the paper's widths each takes about a quarter of a GiB for the moment.
 """
-COMPILED_PROGRAMS = 64
-"""Levels, times sizes and modes in which a block is used, with room to spare."""
 
 
 class NowcastGAN(pl.LightningModule):
@@ -124,7 +124,7 @@ class NowcastGAN(pl.LightningModule):
         self.representation = Representation(
             transform=transform, output=output, frame=frame, channels=channels
         )
-        _refuse_other_channels(generator, self.representation)
+        self.representation.refuse_other_channels(generator.config["input_channels"])
         if init is not None:
             take_weights(generator, init)
         self.generator_lr = generator_lr
@@ -147,7 +147,7 @@ class NowcastGAN(pl.LightningModule):
         self.resumed_buffers: dict[str, Tensor] = {}
         generator.sampler.recompute = gradient_checkpointing
         if compile:
-            _compile(generator, discriminator)
+            compile_blocks(generator, discriminator)
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         """Adam for the generator and Adam for both discriminators together."""
@@ -265,19 +265,9 @@ class NowcastGAN(pl.LightningModule):
         Raises:
             RefusedInput: If networks, representation, grid spacing or time step differ.
         """
-        card, own = checkpoint.get(CARD), self.card()
-        if card is None:
-            raise RefusedInput(
-                "a checkpoint was written by nowcast train", came=f"one without '{CARD}'", do="start anew"
-            )
-        for name in ("generator", "discriminator", *self.representation.card()):
-            if card.get(name) != own[name]:
-                theirs, ours = _differences(card.get(name), own[name])
-                raise RefusedInput(
-                    f"the checkpoint was trained with {name} {theirs}",
-                    came=ours,
-                    do=f"set model.{name} to the checkpoint's, or start anew",
-                )
+        own = self.card()
+        names = ("generator", "discriminator", *self.representation.card())
+        card = refuse_other_card(checkpoint.get(CARD), own, names)
         refuse_other_data(card, own, what="the checkpoint")
         self.resumed_buffers = checkpoint["training_buffers"]
         self.batches_seen = checkpoint["batches_seen"]
@@ -338,22 +328,23 @@ class NowcastGAN(pl.LightningModule):
             rank=self.global_rank,
             world_size=self.trainer.world_size,
         )
-        first = True
-        for part, own in zip(windows.parts(self.micro_batches), draws.parts(self.micro_batches), strict=True):
-            yield part, own, first
-            first = False
+        parts = zip(windows.parts(self.micro_batches), draws.parts(self.micro_batches), strict=True)
+        yield from ((part, own, number == 0) for number, (part, own) in enumerate(parts))
 
     def _futures(self, part: TrainingBatch, draws: Draws) -> Tensor:
         """Futures in network values, (samples, B, L, 1, H, W); the context is encoded once."""
-        z, size = draws.z.flatten(0, 1), part.context.shape[-2:]
+        z, (height, width) = draws.z.flatten(0, 1), part.context.shape[-2:]
         states = self.generator.encode(part.context)
-        futures = self.generator.decode(states, z, size=size).unflatten(0, draws.z.shape[:2])
+        futures = self.generator.decode(states, z, size=(height, width)).unflatten(0, draws.z.shape[:2])
         values = self.representation.from_network(futures.transpose(0, 1), part.last)
-        error = self.generator.velocity_error(states, z, size=size)
+        error = self.generator.velocity_error(states, z, size=(height, width))
         if error is None:
             return values
-        moved = drifted(values.transpose(0, 1).flatten(0, 1), error)
-        return moved.unflatten(0, draws.z.shape[:2]).transpose(0, 1)
+        return (
+            drifted(values.transpose(0, 1).flatten(0, 1), error)
+            .unflatten(0, draws.z.shape[:2])
+            .transpose(0, 1)
+        )
 
     def _adversarial(
         self, part: TrainingBatch, draws: Draws, futures: Tensor
@@ -405,7 +396,7 @@ class NowcastGAN(pl.LightningModule):
         if self.anneal_steps is not None:
             share = min(self.generator_steps / self.anneal_steps, 1)
             for group in optimizer.param_groups:
-                group["lr"] = getattr(self, f"{name}_lr") * (1 + np.cos(np.pi * share)) / 2
+                group["lr"] = getattr(self, f"{name}_lr") * (1 + math.cos(math.pi * share)) / 2
         optimizer.step()
         optimizer.zero_grad()  # the other network's step has better use for the memory
         self.untoggle_optimizer(optimizer)
@@ -443,33 +434,5 @@ class NowcastGAN(pl.LightningModule):
         return generator if name == "generator" else discriminator
 
 
-def _refuse_other_channels(generator: Generator, representation: Representation) -> None:
-    if generator.config["input_channels"] != representation.channel_count:
-        raise RefusedInput(
-            f"a network that sees {representation.channels} has {representation.channel_count} input_channels",
-            came=generator.config["input_channels"],
-            do="set model.generator.init_args.input_channels or model.channels",
-        )
-
-
-def _compile(generator: Generator, discriminator: Discriminator) -> None:
-    """Compile, in place, the parts that take the time; one program for every grid size."""
-    per_frame = [cast(nn.Sequential, level.per_frame) for level in generator.sampler.levels]
-    parts = [block for blocks in per_frame for block in (blocks[1], blocks[2])]
-    parts += [discriminator.spatial.blocks, discriminator.temporal.blocks_3d, discriminator.temporal.blocks]
-    # The blocks of all levels share their code, and each is needed in several sizes.
-    torch._dynamo.config.recompile_limit = COMPILED_PROGRAMS
-    for part in parts:
-        part.compile(dynamic=False)
-
-
 def _scaled(terms: dict[str, Tensor], share: Tensor | float) -> dict[str, Tensor]:
     return {name: share * value for name, value in terms.items()}
-
-
-def _differences(theirs: Any, ours: Any) -> tuple[Any, Any]:
-    """Of two configurations, only what differs."""
-    if not (isinstance(theirs, dict) and isinstance(ours, dict)):
-        return theirs, ours
-    names = [name for name in ours if theirs.get(name) != ours[name]]
-    return {name: theirs.get(name) for name in names}, {name: ours[name] for name in names}

@@ -8,9 +8,9 @@ Four choices, none of which the networks know of:
 - ``frame``: ``fixed`` (the paper), or ``comoving``: the network sees rain that stands still. Context and
   targets are pulled along the estimated motion to where the rain is at the reference time, and forecasts
   are advected after the network. Pulling takes the nearest cell, which keeps the texture of the rain.
-- ``channels``: ``rain`` (the paper): missing cells of the context count as dry. Or ``rain_and_mask``: they take
-  the value of the nearest frame that has one, later ones first, and a second channel tells which they are;
-  there is a forecast wherever some frame of the context has data.
+- ``channels``: ``rain`` (the paper): missing cells of the context count as dry. Or ``rain_and_mask``: they
+  take the value of the nearest frame that has one, later ones first, and a second channel tells which they
+  are; there is a forecast wherever some frame of the context has data.
 
 Fields are (B, T, H, W) in mm/h, NaN where there is no data; network values are (B, T, C, H, W), rain first.
 """
@@ -97,6 +97,19 @@ class Representation:
     def channel_count(self) -> int:
         """Channels of a context frame."""
         return 2 if self.channels == "rain_and_mask" else 1
+
+    def refuse_other_channels(self, count: int) -> None:
+        """Refuse a network that sees another number of channels.
+
+        Raises:
+            RefusedInput: If `count` differs.
+        """
+        if count != self.channel_count:
+            raise RefusedInput(
+                f"a network that sees {self.channels} has {self.channel_count} input_channels",
+                came=count,
+                do="set model.generator.init_args.input_channels or model.channels",
+            )
 
     def aligned(self) -> Representation:
         """The same for rain that was pulled into the network's frame before."""

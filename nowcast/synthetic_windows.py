@@ -1,23 +1,25 @@
 """Synthetic rain for training, by the window and without end, on any device (torch's FFT).
 
-Where `data_prep.synthetic` makes one long archive with a known motion, this makes many short pieces of weather,
-each with parameters of its own, and hands them over as a network in the co-moving frame sees them: pulled along
-the motion that `nowcast.motion` estimates from their context, errors of that estimate included.
+Where `data_prep.synthetic` makes one long archive with a known motion, this makes many short pieces of
+weather, each with parameters of its own, and hands them over as a network in the co-moving frame sees them:
+pulled along the motion that `nowcast.motion` estimates from their context, errors of that estimate included.
 
-1. *Scales.* Gaussian modes with the spectrum ``(k^2 + 1/L^2)^(-a/2)``, steeper by b beyond a break, and cut off
-   smoothly at the resolution of the radar; stretched along one direction, long waves more than short ones.
+1. *Scales.* Gaussian modes with the spectrum ``(k^2 + 1/L^2)^(-a/2)``, steeper by b beyond a break, and cut
+   off smoothly at the resolution of the radar; stretched along one direction, long waves more than short.
 2. *Renewal.* In the frame of the rain each mode is a critically damped AR(2) with the autocorrelation
-   ``p^j (1 + j (1 - p^2) / (1 + p^2))``, ``p = exp(-step / lifetime)``, and lifetime [min] = c x wavelength [km].
-3. *Standing cells.* A pattern that is fixed to the ground, as over mountains, moves backwards through the rain.
+   ``p^j (1 + j (1 - p^2) / (1 + p^2))``, ``p = exp(-step / lifetime)``, and lifetime [min] = c x wavelength
+   [km]: the law measured on radar rain, see docs/synthetic-rain.md.
+3. *Standing cells.* A pattern that is fixed to the ground, as over mountains, moves backwards through the
+   rain.
 4. *Growth and decay* of the whole area: an AR(2) and a trend.
 5. *Motion.* The mean motion is taken out (it matters for standing cells and for the edge of the data); what
    remains varies in space and time, and the forecast does not know its future.
-6. *Rain.* ``R = (0.1 + r) exp(sigma (z - z_w)) - r``, dry where that is negative; z_w is the quantile of the wet
-   area and r gives the mean rate there; then noise from cell to cell and a smallest rate that is reported.
+6. *Rain.* ``R = (0.1 + r) exp(sigma (z - z_w)) - r``, dry where that is negative; z_w is the quantile of the
+   wet area and r gives the mean rate there; then noise from cell to cell, and a smallest rate.
 7. *Coverage.* Half of the weather is seen by one radar whose range ends inside the window.
 
-The ranges of the parameters (`draw_weather`) were chosen to cover what was measured on radar rain of five countries;
-``docs/synthetic-rain.md`` sets them side by side.
+The ranges of the parameters (`draw_weather`) were chosen to cover what was measured on radar rain of several
+countries; docs/synthetic-rain.md sets them side by side.
 """
 
 from __future__ import annotations
@@ -135,7 +137,13 @@ def draw_weather(rng: np.random.Generator) -> dict[str, float]:
 
 
 def synthetic_windows(
-    numbers: range, *, size: int, seed: int, context_frames: int = 4, lead_steps: int = 18, device: str = "cpu"
+    numbers: range,
+    *,
+    size: int,
+    seed: int,
+    context_frames: int = 4,
+    lead_steps: int = 18,
+    device: str = "cpu",
 ) -> Iterator[Tensor]:
     """Windows of synthetic rain; window n depends on nothing but the seed and n.
 
@@ -169,7 +177,7 @@ def synthetic_windows(
 def pieces_of_weather(
     pieces: range, *, seed: int, context_frames: int, lead_steps: int, device: str = "cpu"
 ) -> Tensor:
-    """Whole domains, mm/h, (N, context_frames + lead_steps, DOMAIN, DOMAIN), as `synthetic_windows` has them."""
+    """Whole domains, (N, context_frames + lead_steps, DOMAIN, DOMAIN), as `synthetic_windows` has them."""
     drawn = [draw_weather(np.random.default_rng([seed, number])) for number in pieces]
     weather = Weather(
         **{
@@ -221,7 +229,9 @@ def _gaussian(weather: Weather, noise: _Noise, *, frames: int, now: int) -> Iter
     u, v = cells * weather.direction.cos(), cells * weather.direction.sin()
     for n in range(frames):
         turn = torch.exp(2j * torch.pi * (n - now) * (kx * u + ky * v))
-        field = torch.fft.irfft2((next(moving) + standing * turn) * deviation, s=(DOMAIN, DOMAIN), norm="forward")
+        field = torch.fft.irfft2(
+            (next(moving) + standing * turn) * deviation, s=(DOMAIN, DOMAIN), norm="forward"
+        )
         grown = weather.growth * next(area).real + weather.trend * (n - now) * STEP / 60
         yield (field + grown) / total
 
@@ -243,7 +253,7 @@ def _mode_deviation(weather: Weather, kx: Tensor, ky: Tensor) -> Tensor:
 
 
 def _second_order(noise: _Noise, size: tuple[int, ...], steps_per_lifetime: Tensor) -> Iterator[Tensor]:
-    """Stationary critically damped AR(2) of complex numbers whose parts have unit variance, (N, *size[1:])."""
+    """Stationary critically damped AR(2), complex, each part of unit variance, (N, *size[1:])."""
     p = torch.exp(-steps_per_lifetime)
     shock = ((1 - p**2) ** 3 / (1 + p**2)).sqrt()
     lag_one = 2 * p / (1 + p**2)

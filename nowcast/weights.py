@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import pickle
 import zipfile
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,8 @@ PREFIX = "generator."
 PRETRAINED = "pretrained"
 """Name of the weights that are shipped."""
 NORM_ITERATIONS = 50
+ADDITIONS = ("drift", "texture")
+"""Parts of a network that weights without them may be given."""
 UNREADABLE = (
     OSError, EOFError, KeyError, TypeError, ValueError, RuntimeError, AttributeError,
     pickle.UnpicklingError, zipfile.BadZipFile, SafetensorError,
@@ -79,7 +82,8 @@ def take_weights(generator: Generator, source: str | Path) -> None:
     """Start a generator that is to be trained from the weights of a file, or from those that are shipped.
 
     Args:
-        generator: Network of the same sizes; its spectral norms are found anew.
+        generator: Network of the same sizes; its spectral norms are found anew. It may have `ADDITIONS` that
+            the file lacks, which then start as they are.
         source: As for `load_network`, or ``pretrained``.
 
     Raises:
@@ -87,7 +91,9 @@ def take_weights(generator: Generator, source: str | Path) -> None:
     """
     trained, _ = load_network(pretrained_path() if source == PRETRAINED else source)
     differing = {
-        name: value for name, value in trained.config.items() if generator.config.get(name) != value
+        name: value
+        for name, value in trained.config.items()
+        if generator.config[name] != value and (value or name not in ADDITIONS)
     }
     if differing:
         raise RefusedInput(
@@ -133,6 +139,42 @@ def save_weights(path: str | Path, generator: Generator, card: dict[str, Any]) -
     tensors = {name: value.cpu().contiguous() for name, value in state.items()}
     with written_whole(Path(path)) as unfinished:
         save_file(tensors, unfinished, metadata={CARD: json.dumps(card)})
+
+
+def refuse_other_card(
+    card: dict[str, Any] | None, own: dict[str, Any], names: Sequence[str]
+) -> dict[str, Any]:
+    """The card of a checkpoint that a training is to go on from.
+
+    Args:
+        card: What the checkpoint holds, if anything.
+        own: What the training would write.
+        names: Entries that have to agree.
+
+    Raises:
+        RefusedInput: If there is none, or an entry differs.
+    """
+    if card is None:
+        raise RefusedInput(
+            "a checkpoint was written by nowcast train", came=f"one without '{CARD}'", do="start anew"
+        )
+    for name in names:
+        if card.get(name) != own[name]:
+            theirs, ours = _differences(card.get(name), own[name])
+            raise RefusedInput(
+                f"the checkpoint was trained with {name} {theirs}",
+                came=ours,
+                do=f"set model.{name} to the checkpoint's, or start anew",
+            )
+    return card
+
+
+def _differences(theirs: Any, ours: Any) -> tuple[Any, Any]:
+    """Of two configurations, only what differs."""
+    if not (isinstance(theirs, dict) and isinstance(ours, dict)):
+        return theirs, ours
+    names = [name for name in ours if theirs.get(name) != ours[name]]
+    return {name: theirs.get(name) for name in names}, {name: ours[name] for name in names}
 
 
 def generator_weights(state: dict[str, Tensor]) -> dict[str, Tensor]:

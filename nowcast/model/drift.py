@@ -47,7 +47,7 @@ class Drift(nn.Module):
 
 
 def _smoothing(length: int, *, like: Tensor) -> Tensor:
-    """Matrix (length, length) that smoothes independent numbers of unit variance to others of unit variance."""
+    """Matrix (length, length) that smoothes independent numbers; unit variance stays unit variance."""
     place = torch.arange(length, device=like.device, dtype=torch.float32)
     weights = torch.exp(-((place[:, None] - place) ** 2) / (2 * WIDTH**2))
     return weights / weights.norm(dim=1, keepdim=True)

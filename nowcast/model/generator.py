@@ -15,11 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from nowcast.model.attention import Attention, AttentionOver
+from nowcast.model.attention import AttentionOver
 from nowcast.model.blocks import (
-    DBlock,
     GBlock,
-    LBlock,
     UpsampleGBlock,
     check_positive,
     normalized_once,
@@ -28,77 +26,10 @@ from nowcast.model.blocks import (
 )
 from nowcast.model.conv_gru import ConvGRU
 from nowcast.model.drift import COMPONENTS, Drift
+from nowcast.model.stacks import ConditioningStack, LatentStack
 
-
-class ConditioningStack(nn.Module):
-    """Turns the context into one initial hidden state per level of the sampler.
-
-    Each frame goes through the same space-to-depth and D-blocks; at each level the features of all frames are
-    concatenated (frame by frame) and mixed by an SN conv3x3 and a ReLU.
-
-    Args:
-        context_frames: number T of frames.
-        input_channels: channels C per frame.
-        frame_channels: widths of the D-blocks, finest level first.
-        frame_hidden_channels: widths inside the D-blocks; None takes those of their inputs.
-        conditioning_channels: widths of the states, finest level first.
-    """
-
-    def __init__(
-        self,
-        *,
-        context_frames: int,
-        input_channels: int,
-        frame_channels: Sequence[int],
-        frame_hidden_channels: Sequence[int] | None,
-        conditioning_channels: Sequence[int],
-    ) -> None:
-        super().__init__()
-        widths = [4 * input_channels, *frame_channels]
-        self.blocks = nn.ModuleList(
-            DBlock(width, wider, hidden_channels=hidden)
-            for width, wider, hidden in zip(
-                widths[:-1], widths[1:], frame_hidden_channels or widths[:-1], strict=True
-            )
-        )
-        self.mixing = nn.ModuleList(
-            sn_conv2d(context_frames * frame_width, width, 3)
-            for frame_width, width in zip(frame_channels, conditioning_channels, strict=True)
-        )
-
-    def forward(self, context: Tensor) -> list[Tensor]:
-        """Maps (B, T, C, H, W) to states (B, conditioning_channels[i], H / 2**(i + 2), ...), finest first."""
-        batch, frames = context.shape[:2]
-        features = F.pixel_unshuffle(context.flatten(0, 1), 2)
-        states = []
-        for block, mix in zip(self.blocks, self.mixing, strict=True):
-            features = block(features)
-            frame_by_frame = features.unflatten(0, (batch, frames)).flatten(1, 2)
-            states.append(F.relu(mix(frame_by_frame)))
-        return states
-
-
-class LatentStack(nn.Module):
-    """Turns latent noise into the input of the sampler: SN conv3x3, L-blocks, attention before the last one.
-
-    Args:
-        z_channels: channels of the noise.
-        latent_channels: widths of the L-blocks, at least two, not decreasing.
-        attention_over: see `Attention`.
-    """
-
-    def __init__(
-        self, *, z_channels: int, latent_channels: Sequence[int], attention_over: AttentionOver
-    ) -> None:
-        super().__init__()
-        widths = [z_channels, *latent_channels]
-        blocks: list[nn.Module] = list(map(LBlock, widths[:-1], widths[1:]))
-        blocks.insert(-1, Attention(widths[-2], over=attention_over))
-        self.layers = nn.Sequential(sn_conv2d(z_channels, z_channels, 3), *blocks)
-
-    def forward(self, z: Tensor) -> Tensor:
-        """Maps (N, z_channels, h, w) to (N, latent_channels[-1], h, w)."""
-        return self.layers(z)
+TEXTURE = 0.1
+"""Standard deviation of the weights of added noise before training."""
 
 
 class SamplerLevel(nn.Module):
@@ -108,16 +39,27 @@ class SamplerLevel(nn.Module):
         input_channels: width of what comes from the coarser level.
         channels: width C of the hidden state and of the output; the blocks between work at 2 C.
         upsample_hidden_channels: width inside the upsampling G-block.
+        texture: whether noise is added to the output; see `Generator`.
     """
 
-    def __init__(self, input_channels: int, channels: int, *, upsample_hidden_channels: int) -> None:
+    def __init__(
+        self, input_channels: int, channels: int, *, upsample_hidden_channels: int, texture: bool
+    ) -> None:
         super().__init__()
         self.gru = ConvGRU(input_channels, channels)
+        self.texture = nn.Parameter(TEXTURE * torch.randn(channels, 1, 1)) if texture else None
         self.per_frame = nn.Sequential(
             sn_conv2d(channels, 2 * channels, 1),
             GBlock(2 * channels),
             UpsampleGBlock(2 * channels, channels, hidden_channels=upsample_hidden_channels),
         )
+
+    def textured(self, features: Tensor, noise: Tensor | None) -> Tensor:
+        """The output (steps * N, C, H, W) plus noise (N, 1, H, W), which is the same at all steps."""
+        if self.texture is None or noise is None:
+            return features
+        by_step = features.unflatten(0, (-1, noise.shape[0]))
+        return (by_step + (self.texture * noise).to(features.dtype)).flatten(0, 1)
 
     def recur(self, features: Tensor, hidden: Tensor, *, steps: int) -> Tensor:
         """States after each step, (steps, N, C, H, W), from the features (steps * N, ...) of all steps."""
@@ -138,6 +80,7 @@ class Sampler(nn.Module):
         conditioning_channels: widths of the hidden states, finest level first.
         upsample_hidden_channels: widths inside the upsampling G-blocks, finest level first; None takes
             `conditioning_channels`.
+        texture: whether noise is added after every level; see `Generator`.
 
     Attributes:
         recompute: whether training keeps only the hidden states and computes what lies between them again
@@ -151,11 +94,12 @@ class Sampler(nn.Module):
         latent_channels: int,
         conditioning_channels: Sequence[int],
         upsample_hidden_channels: Sequence[int] | None,
+        texture: bool,
     ) -> None:
         super().__init__()
         widths = [*conditioning_channels, latent_channels]
         self.levels = nn.ModuleList(
-            SamplerLevel(wider, width, upsample_hidden_channels=hidden)
+            SamplerLevel(wider, width, upsample_hidden_channels=hidden, texture=texture)
             for wider, width, hidden in zip(
                 widths[1:], widths[:-1], upsample_hidden_channels or conditioning_channels, strict=True
             )
@@ -165,13 +109,20 @@ class Sampler(nn.Module):
         self.recompute = False
 
     def forward(
-        self, latent: Tensor, states: Sequence[Tensor], *, lead_steps: int, steps_at_once: int
+        self,
+        latent: Tensor,
+        states: Sequence[Tensor],
+        noise: Sequence[Tensor | None],
+        *,
+        lead_steps: int,
+        steps_at_once: int,
     ) -> Iterator[Tensor]:
         """Yields the frames of `steps_at_once` lead times after the other, (N, steps, C, H, W).
 
         Args:
             latent: (N, latent_channels, h, w), the input of the coarsest level at every lead time.
             states: hidden states before the first lead time, finest first, batch N.
+            noise: what is added after each level, finest first, if anything.
             lead_steps: number of lead times.
             steps_at_once: number of lead times whose activations are in memory together.
         """
@@ -181,10 +132,13 @@ class Sampler(nn.Module):
             projected = coarsest.gru.project(latent.unsqueeze(0))
         for first in range(0, lead_steps, steps_at_once):
             with normalized_once(self):
-                frames = self._advance(projected, hidden, steps=min(steps_at_once, lead_steps - first))
+                steps = min(steps_at_once, lead_steps - first)
+                frames = self._advance(projected, hidden, noise, steps=steps)
             yield frames
 
-    def _advance(self, projected: Tensor, hidden: list[Tensor], *, steps: int) -> Tensor:
+    def _advance(
+        self, projected: Tensor, hidden: list[Tensor], noise: Sequence[Tensor | None], *, steps: int
+    ) -> Tensor:
         """Frames of the next lead times, (N, steps, C, H, W); replaces the hidden states by the new ones."""
         levels = cast(list[SamplerLevel], list(self.levels))
         recur: Callable[..., Tensor] = levels[-1].gru
@@ -194,7 +148,7 @@ class Sampler(nn.Module):
             sequence = self._run(partial(recur, steps=steps), features, hidden[index])
             hidden[index] = sequence[-1]
             features = self._run(level.per_frame[:2], sequence.flatten(0, 1))
-            features = self._run(level.per_frame[2], features)
+            features = level.textured(self._run(level.per_frame[2], features), noise[index])
             recur = levels[index - 1].recur
         frames = F.pixel_shuffle(self.output(F.relu(self.norm(features))), 2)
         return frames.unflatten(0, (steps, -1)).transpose(0, 1)
@@ -228,12 +182,15 @@ class Generator(nn.Module):
         attention_over: what attends to what in the latent stack: ``cells`` (pseudocode), or ``rows``, for
             weights of the public port; see `Attention`.
         drift: whether realizations also have motion errors of their own; see `velocity_error`.
+        texture: whether white noise is added after every level of the sampler, down to 2 x 2 cells of the
+            field, in learned directions. Without it a network that is to draw fine texture has nothing but
+            coarse noise to make it from, and draws patterns. z then has 4**levels more channels.
 
     Raises:
         ValueError: if the sizes do not fit together, or `attention_over` is neither.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 (sizes)
         self,
         *,
         context_frames: int = 4,
@@ -248,6 +205,7 @@ class Generator(nn.Module):
         upsample_hidden_channels: tuple[int, ...] | None = None,
         attention_over: AttentionOver = "cells",
         drift: bool = False,
+        texture: bool = False,
     ) -> None:
         super().__init__()
         self.config: dict[str, Any] = {
@@ -265,6 +223,7 @@ class Generator(nn.Module):
             ),
             "attention_over": attention_over,
             "drift": drift,
+            "texture": texture,
         }
         _check_widths(self.config)
         self.factor = 2 ** (1 + len(conditioning_channels))
@@ -283,6 +242,7 @@ class Generator(nn.Module):
             latent_channels=latent_channels[-1],
             conditioning_channels=conditioning_channels,
             upsample_hidden_channels=upsample_hidden_channels,
+            texture=texture,
         )
         self.drift = Drift(conditioning_channels[-1]) if drift else None
         # In this layout the network is 1.6 times as fast on a CPU; it changes no value.
@@ -308,7 +268,8 @@ class Generator(nn.Module):
         """
         if min(height, width) < 1:
             raise ValueError(f"a field must have at least 1 x 1 cells, got {height} x {width}; give its size")
-        return self.config["z_channels"], -(-height // self.factor), -(-width // self.factor)
+        channels = self.config["z_channels"] + (self.factor // 2) ** 2 * self.config["texture"]
+        return channels, -(-height // self.factor), -(-width // self.factor)
 
     def encode(self, context: Tensor) -> list[Tensor]:
         """Computes what does not depend on z, once for all realizations.
@@ -361,10 +322,12 @@ class Generator(nn.Module):
         """
         lead_steps = lead_steps or self.config["lead_steps"]
         realizations = self._realizations(states, z, size)
+        coarse, noise = self._split(z)
         with normalized_once(self.latent_stack):
-            latent = self.latent_stack(z)
+            latent = self.latent_stack(coarse)
         repeated = [state.repeat_interleave(realizations, dim=0) for state in states]
-        for frames in self.sampler(latent, repeated, lead_steps=lead_steps, steps_at_once=steps_at_once):
+        steps = {"lead_steps": lead_steps, "steps_at_once": steps_at_once}
+        for frames in self.sampler(latent, repeated, noise, **steps):
             yield frames[..., : size[0], : size[1]].to(z.dtype)
 
     def decode(self, states: Sequence[Tensor], z: Tensor, *, size: tuple[int, int]) -> Tensor:
@@ -390,6 +353,15 @@ class Generator(nn.Module):
         """Maps context (B, T, C, H, W) and noise (B * M, z_channels, h, w) to (B * M, L, C, H, W)."""
         height, width = context.shape[-2:]
         return self.decode(self.encode(context), z, size=(height, width))
+
+    def _split(self, z: Tensor) -> tuple[Tensor, list[Tensor | None]]:
+        """Noise of the latent stack, and white noise of unit variance for every level, finest first."""
+        levels = len(self.config["conditioning_channels"])
+        count = self.config["z_channels"]
+        if not self.config["texture"]:
+            return z, [None] * levels
+        fine = F.pixel_shuffle(z[:, count:], self.factor // 2)
+        return z[:, :count], [F.avg_pool2d(fine, 2**level) * 2**level for level in range(levels)]
 
     def _realizations(self, states: Sequence[Tensor], z: Tensor, size: tuple[int, int]) -> int:
         """Number M of realizations per context, once all shapes are known to agree."""
@@ -423,7 +395,9 @@ def _check_widths(config: dict[str, Any]) -> None:
             f"attention_over is one of {get_args(AttentionOver)}, got {config['attention_over']}; correct it"
         )
     if config["drift"] and config["z_channels"] < COMPONENTS:
-        raise ValueError(f"drift needs {COMPONENTS} z_channels or more, got {config['z_channels']}; raise them")
+        raise ValueError(
+            f"drift needs {COMPONENTS} z_channels or more, got {config['z_channels']}; raise them"
+        )
     levels = len(config["conditioning_channels"])
     for name in ("frame_channels", "frame_hidden_channels", "upsample_hidden_channels"):
         if config[name] is None:
