@@ -204,12 +204,17 @@ class Paths(NamedTuple):
         if velocity_error is None:
             here = torch.where(self.observed, frame, torch.nan)
             return here if back is None else sample(here, back)
-        known = self.observed
-        error = (step + 1) * velocity_error
-        if back is not None:
+        known, error = self.observed, (step + 1) * velocity_error
+        if back is None:
+            back = torch.zeros_like(error)
+        else:
             known = sample(known.to(frame.dtype), back) > 0.5
-            error = back + sample_continued(error, back, back.shape[-2:])
-        moved = sample_continued(frame[:, None], error, error.shape[-2:])[:, 0]
+            error = sample_continued(error, back, back.shape[-2:])
+        moved = sample_continued(frame[:, None], back + error, back.shape[-2:])[:, 0]
+        if not self.observed.all():  # what an error would bring from where nothing was seen stays without it
+            seen = self.observed[:, None].to(frame.dtype)
+            there = sample_continued(seen, back + error, back.shape[-2:])[:, 0] > 0.5
+            moved = torch.where(there, moved, sample_continued(frame[:, None], back, back.shape[-2:])[:, 0])
         return torch.where(known, moved, torch.nan)
 
 

@@ -35,7 +35,7 @@ PREFIX = "generator."
 PRETRAINED = "pretrained"
 """Name of the weights that are shipped."""
 NORM_ITERATIONS = 50
-ADDITIONS = ("drift", "texture")
+ADDITIONS = ("drift", "texture", "smooth")
 """Parts of a network that weights without them may be given."""
 UNREADABLE = (
     OSError, EOFError, KeyError, TypeError, ValueError, RuntimeError, AttributeError,

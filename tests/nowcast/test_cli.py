@@ -8,6 +8,7 @@ import pytest
 import xarray as xr
 
 from data_prep.schema import open_radar
+from nowcast.baselines import Persistence
 from nowcast.cli import COMMANDS, main
 from nowcast.products import read_forecast
 
@@ -83,6 +84,25 @@ def test_a_forecast_is_written_checked_and_drawn(run, store, tmp_path):
     assert run("plot", tmp_path / "f.nc", "--output", tmp_path / "map.png", "--lead_minutes", 15)[0] == 0
 
 
+def test_large_map_and_loop_show_the_mean_or_the_matched_mean(run, store, tmp_path, monkeypatch):
+    made = forecast(store, tmp_path, "--members", 3, "--lead_steps", 2, model="extrapolation-ensemble")
+    assert run(*made)[0] == 0
+    drawn = []
+    monkeypatch.setattr("nowcast.plotting.animate", lambda fields, _, title: drawn.append((fields, title)))
+    for product in ((), ("--product", "mean"), ("--product", "probability_matched_mean")):
+        assert run("plot", tmp_path / "f.nc", "--output", tmp_path / "a.gif", *product)[0] == 0
+        picture = ("--output", tmp_path / f"{len(drawn)}.png", "--lead_minutes", 10)
+        assert run("plot", tmp_path / "f.nc", *picture, *product)[0] == 0
+    name = "extrapolation-ensemble"
+    titles = [f"{name}, {what} of 3 members" for what in ("mean", "mean", "probability-matched mean")]
+    assert [title for _, title in drawn] == titles
+    for (fields, _), product in zip(drawn[1:], ("mean", "probability_matched_mean"), strict=True):
+        xr.testing.assert_identical(fields, read_forecast(tmp_path / "f.nc", product=product).load())
+    default, mean, matched = ((tmp_path / f"{number}.png").read_bytes() for number in (1, 2, 3))
+    assert default == mean != matched
+    assert run("plot", tmp_path / "f.nc", "--output", tmp_path / "b.gif", "--product", "median")[0] == 2
+
+
 def test_the_latest_frame_is_taken_where_no_time_is_given(run, store, tmp_path):
     run("forecast", "--model", "persistence", "--source", store, "--output", tmp_path / "f.nc")
     made = read_forecast(tmp_path / "f.nc")["forecast_reference_time"].values
@@ -142,6 +162,18 @@ def test_the_doctor_finds_nothing_wrong(run):
     status, out, _ = run("doctor")
     assert status == 0
     assert "dgmr: 84.5 million parameters" in out
+
+
+def test_a_forecast_is_of_the_shipped_network_if_no_model_is_named(run, store, tmp_path, monkeypatch):
+    asked = []
+
+    def load(model, **_):
+        asked.append(model)
+        return Persistence()
+
+    monkeypatch.setattr("nowcast.load.load_forecaster", load)
+    assert run("forecast", "--source", store, "--output", tmp_path / "f.nc")[0] == 0
+    assert asked == ["pretrained"]
 
 
 # What is refused
@@ -206,6 +238,13 @@ def test_a_time_outside_the_store_and_one_that_is_no_time(run, store, tmp_path):
     refused(run(*forecast(store, tmp_path, time="2031-01-01T00:00")), "the nearest frame is 2020-06-01T07:25")
     refused(run(*forecast(store, tmp_path, time="noon")), "ISO 8601")
     refused(run(*forecast(store, tmp_path, time="2020-06-01T00:05")), "no frame at 2020-05-31T23:50")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_installation_without_the_shipped_network(run, store, tmp_path, monkeypatch):
+    monkeypatch.setattr("nowcast.weights.resources.files", lambda package: tmp_path / package)  # noqa: ARG005
+    options = ["--source", store, "--time", TIME, "--output", tmp_path / "f.nc"]
+    refused(run("forecast", *options), "the package holds its weights", "install nowcast anew")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -19,8 +19,9 @@ from nowcast.synthetic_windows import (
 )
 
 PLAIN = {
-    "lifetime": 0.6, "slope": 2.4, "steepening": 0.5, "break_length": 20.0, "outer_scale": 60.0, "resolution": 0.5,
-    "stretch": 1.0, "angle": 0.0, "wet_fraction": 0.3, "wet_rate": 1.5, "log_sigma": 1.2, "standing": 0.0,
+    "lifetime": 0.6, "slope": 2.4, "steepening": 0.5, "break_length": 20.0, "outer_scale": 60.0,
+    "resolution": 0.5, "stretch": 1.0, "angle": 0.0, "wet_fraction": 0.3, "wet_rate": 1.5,
+    "log_sigma": 1.2, "standing": 0.0,
     "growth": 0.0, "trend": 0.0, "speed": 0.0, "direction": 0.0, "speed_deviation": 0.0, "noise": 0.0,
     "smallest": 0.0, "range_km": np.inf, "radar_x": 0.0, "radar_y": 0.0,
 }  # fmt: skip
