@@ -41,8 +41,8 @@ def speed(size: int, members: int) -> None:
     seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print(
-        f"{members} members, 18 lead times, {size} x {size}, {torch.get_num_threads()} threads: {seconds:.1f} s "
-        f"({cpu:.1f} CPU s), peak memory {peak:.2f} GiB ({before:.2f} after one member)"
+        f"{members} members, 18 lead times, {size} x {size}, {torch.get_num_threads()} threads: "
+        f"{seconds:.1f} s ({cpu:.1f} CPU s), peak memory {peak:.2f} GiB ({before:.2f} after one member)"
     )
 
 

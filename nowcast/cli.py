@@ -15,8 +15,8 @@ from nowcast.terminal import explain, set_up_logging
 DONE, REFUSED, WRONG_USAGE = 0, 1, 2
 
 
-def demo(out: str = "out/demo", train_seconds: float = 75.0, seed: int = 1) -> int:
-    """Run the whole chain on embedded synthetic radar: store, training, forecast, scores, maps.
+def demo(out: str = "out/demo", train_seconds: float = 40.0, seed: int = 1) -> int:
+    """Run the whole chain on embedded synthetic radar: store, training, scores, forecast, maps.
 
     Args:
         out: Folder for everything that is made.
@@ -50,9 +50,9 @@ def check(path: str, mlcast: bool = False) -> int:  # noqa: FBT001, FBT002
 
 
 def forecast(
-    model: str,
     source: str,
     output: str,
+    model: str = "pretrained",
     time: str = "latest",
     members: int = 20,
     lead_steps: int = 18,
@@ -64,10 +64,10 @@ def forecast(
     """Forecast from the frames up to a time and write a CF NetCDF file with all members.
 
     Args:
-        model: persistence, extrapolation, extrapolation-ensemble, climatology, sprog, anvil, steps, or a
-            checkpoint file.
         source: RADAR.zarr, or a folder of radar files (then --prep says how to read them).
         output: Forecast file to write.
+        model: pretrained (the network that is shipped), persistence, extrapolation, extrapolation-ensemble,
+            climatology, sprog, anvil, steps, or a checkpoint or weights file.
         time: Time of the last frame to use, ISO 8601 in UTC, or latest.
         members: Ensemble size; a deterministic model makes one.
         lead_steps: Future frames.
@@ -103,48 +103,52 @@ def verify(settings: Any) -> int:
 
 def plot(
     forecast: str, output: str, store: str | None = None, lead_minutes: int | None = None,
-    threshold: float = 1.0,
+    threshold: float = 1.0, product: Literal["mean", "probability_matched_mean"] = "mean",
 ) -> int:  # fmt: skip
-    """Draw a forecast file: maps as .png, a loop of the ensemble mean as .gif or .webp.
+    """Draw a forecast file: maps as .png, a loop of one forecast as .gif or .webp.
 
     Args:
         forecast: Forecast file.
         output: Picture to write.
         store: RADAR.zarr with what was observed, drawn beside the forecast.
-        lead_minutes: Draw one large map of the ensemble mean at this lead time instead of the panel.
+        lead_minutes: Draw one large map at this lead time instead of the panel.
         threshold: Of the exceedance probability, mm/h.
+        product: What the large map and the loop show: the mean of the members, or the probability-matched
+            mean, which has their peaks.
     """
     from data_prep.schema import open_radar
     from nowcast.maps import heading
     from nowcast.plotting import animate, plot_map, plot_panel, save_figure
-    from nowcast.products import at_lead_time, read_forecast
+    from nowcast.products import SINGLES, at_lead_time, read_forecast
 
     ensemble = read_forecast(forecast)
     observed = open_radar(store) if store else None
-    mean = ensemble.mean("realization", keep_attrs=True)
     members = ensemble.sizes["realization"]
-    made_by = str(ensemble.attrs.get("model")) + (f", mean of {members} members" if members > 1 else "")
+    of_members = f", {SINGLES[product].title} of {members} members" if members > 1 else ""
+    made_by = f"{ensemble.attrs.get('model')}{of_members}"
     if Path(output).suffix in (".gif", ".webp"):
-        animate(mean, output, title=made_by)
+        animate(read_forecast(forecast, product=product).load(), output, title=made_by)
     elif lead_minutes is None:
         save_figure(plot_panel(observed, ensemble, threshold=threshold), output)
     else:
-        field = at_lead_time(mean, lead_minutes)
-        save_figure(plot_map(field, title=f"{heading(field)}, {made_by}").figure, output)
+        field = at_lead_time(read_forecast(forecast, product=product), lead_minutes)
+        save_figure(plot_map(field, title=f"{made_by}\n{heading(field)}").figure, output)
     print(output)
     return DONE
 
 
-def export(checkpoint: str, output: str) -> int:
+def export(checkpoint: str, output: str, about: str | None = None) -> int:
     """Write the network of a checkpoint as a weights file: tensors and text, no code.
 
     Args:
         checkpoint: Checkpoint of nowcast train.
         output: File to write, *.safetensors.
+        about: YAML file of what else the card says, as configs/card/pretrained.yaml.
     """
-    from nowcast.weights import load_network
+    from nowcast.weights import load_network, read_about
 
-    return _write_weights(output, *load_network(checkpoint))
+    network, card = load_network(checkpoint)
+    return _write_weights(output, network, {**card, **(read_about(about) if about else {})})
 
 
 def export_samples(

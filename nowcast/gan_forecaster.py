@@ -1,4 +1,11 @@
-"""From a trained network to a forecaster: encode once, draw z, decode member by member."""
+"""From a trained network to a forecaster: encode once, draw z, decode member by member.
+
+What the card of a network says beside `nowcast.weights`, and may leave out:
+
+- ``spacing_range_km``, two numbers: data within it are resampled to the spacing that the network was trained
+  on, and the forecast is brought back onto their grid (`nowcast.resampling`).
+- ``calibration``: ``{"gain": [...]}``, a factor on the rain of every member for each lead time.
+"""
 
 from __future__ import annotations
 
@@ -13,15 +20,21 @@ import xarray as xr
 from torch import Tensor
 
 from data_prep.schema import RefusedInput, minutes, time_step
-from nowcast.forecaster import Forecaster, grid_spacing, member_seed
+from nowcast.baselines import tell_unknown_motion, unknown_motion
+from nowcast.forecaster import Forecaster, member_seed, spacing_km
 from nowcast.model import Generator
 from nowcast.representation import Paths, Representation, Seen
+from nowcast.resampling import resampled, size_at
 from nowcast.weights import load_network
 
 CELLS_AT_ONCE = 2**20
 """Cells of all lead times that are decoded together: more need more memory and are no faster on a CPU."""
 SPACING_TOLERANCE = 0.05
 """Relative difference in grid spacing up to which data count as what the network was trained on."""
+WIDE_SPACING_TOLERANCE = 0.2
+"""The same where the card has a range of spacings: so far, resampling does more harm than good."""
+STILL = "none: "
+"""How the attribute ``motion`` of a forecast begins if the rain was taken to stand still."""
 
 
 class GANForecaster(Forecaster):
@@ -33,6 +46,9 @@ class GANForecaster(Forecaster):
         name: What tables and files call it.
         checkpoint: SHA-256 of the file it came from.
         device: Where it computes.
+
+    Raises:
+        RefusedInput: If range of spacings or calibration of the card are not what they should be.
     """
 
     def __init__(
@@ -51,6 +67,8 @@ class GANForecaster(Forecaster):
         self.checkpoint = checkpoint
         self.device = device
         self.context_frames = generator.config["context_frames"]
+        self.spacings = _spacing_range(card)
+        self.gain = _gain(card, generator.config["lead_steps"])
 
     @classmethod
     def from_file(cls, path: str | Path, *, device: str = "cpu") -> GANForecaster:
@@ -72,47 +90,125 @@ class GANForecaster(Forecaster):
             "references": "Ravuri et al. 2021, doi:10.1038/s41586-021-03854-z",
         }
 
+    def made_from(self, frames: xr.DataArray, *, seed: int) -> dict[str, Any]:
+        """As `Forecaster.made_from`; also whether motion was found, and whether rain was resampled."""
+        attributes = super().made_from(frames, seed=seed)
+        if self.representation.frame == "comoving":
+            attributes["motion"] = self._shown(frames).motion
+        if self._resamples(frames):
+            spacing = self.card["grid_spacing"] / 1000
+            attributes["resampled"] = f"from {spacing_km(frames):.3g} km to {spacing:.3g} km and back"
+        return attributes
+
     def recent(self, context: xr.DataArray) -> xr.DataArray:
         """As `Forecaster.recent`.
 
         Raises:
-            RefusedInput: Also if grid spacing or time step are not those the network was trained on.
+            RefusedInput: Also if grid spacing or time step are not such that the network can be used.
         """
         frames = super().recent(context)
-        refuse_other_data(self.card, describe_data(context), what=self.name)
+        data = describe_data(context)
+        if self.spacings is None:
+            refuse_other_data(self.card, data, what=self.name)
+        elif self._resamples(frames) and not self.spacings[0] <= spacing_km(frames) <= self.spacings[1]:
+            raise RefusedInput(
+                f"{self.name} takes a grid spacing of {self.spacings[0]:g} to {self.spacings[1]:g} km",
+                came=f"{spacing_km(frames):.3g} km",
+                do="prepare the data with regrid, or train a model on them",
+            )
+        _refuse_other_time_step(self.card, data, what=self.name)
         return frames
 
     def stream(
         self, context: xr.DataArray, *, lead_steps: int, members: int, seed: int
     ) -> Iterator[np.ndarray]:
-        """Decode one member at a time; see `Forecaster.stream`. Rain of cells without data stays unknown."""
+        """Decode one member at a time; see `Forecaster.stream`.
+
+        Rain that comes from cells without data stays unknown, as do cells that no frame has data of. A
+        context without any rain gives a forecast without any. Rain whose motion the context does not tell is
+        taken to stand still (`nowcast.baselines.unknown_motion`), and the log says so.
+        """
         longest = self.generator.config["lead_steps"]
         if lead_steps > longest:
             raise RefusedInput(
                 f"{self.name} forecasts up to {longest} steps", came=lead_steps, do="lower lead_steps"
             )
-        rows, columns = _box(np.isfinite(context.values).any(axis=0))
-        frames = torch.from_numpy(context.values[:, rows, columns]).to(self.device)[None]
-        height, width = frames.shape[-2:]
-        reference_time = context["time"].values[-1]
+        if not (context.values > 0).any():
+            for _ in range(members):
+                yield np.repeat(self._dry(context), lead_steps, axis=0)
+            return
+        shown = self._shown(context)
+        if shown.motion.startswith(STILL):
+            tell_unknown_motion(context, shown.motion.removeprefix(STILL))
         with torch.inference_mode():
-            encoded = encode(self.generator, self.representation, frames, lead_steps=lead_steps)
+            encoded = encode_seen(self.generator, shown.seen, lead_steps=lead_steps)
+        unobserved = ~np.isfinite(context.values).any(axis=0)
         for member in range(members):
-            noise = torch.Generator().manual_seed(member_seed(seed, reference_time, member))
-            z = torch.randn(1, *self.generator.latent_shape(height, width), generator=noise)
-            forecast = np.full((lead_steps, *context.shape[1:]), np.nan, np.float32)
-            at_once = max(1, CELLS_AT_ONCE // (height * width))
+            drawn = member_seed(seed, context["time"].values[-1], member)
             with torch.inference_mode():
-                parts = decode(
-                    self.generator,
-                    self.representation,
-                    encoded,
-                    z.to(self.device),
-                    lead_steps=lead_steps,
-                    steps_at_once=at_once,
-                )
-                forecast[:, rows, columns] = torch.cat([part[0].cpu() for part in parts]).numpy()
+                rain = self._member(encoded, lead_steps=lead_steps, seed=drawn)
+                rain = resampled(rain, shown.size, finer_by="bilinear") if shown.resampled else rain
+            forecast = np.full((lead_steps, *context.shape[1:]), np.nan, np.float32)
+            forecast[:, *shown.box] = rain.cpu().numpy()
+            forecast[:, unobserved] = np.nan
             yield forecast
+
+    def _member(self, encoded: Encoded, *, lead_steps: int, seed: int) -> Tensor:
+        """Rain of one member on the grid of the network, mm/h, (lead_step, h, w)."""
+        height, width = encoded.seen.last.shape[-2:]
+        noise = torch.Generator().manual_seed(seed)
+        z = torch.randn(1, *self.generator.latent_shape(height, width), generator=noise)
+        parts = decode(
+            self.generator,
+            self.representation,
+            encoded,
+            z.to(self.device),
+            lead_steps=lead_steps,
+            steps_at_once=max(1, CELLS_AT_ONCE // (height * width)),
+        )
+        rain = torch.cat([part[0] for part in parts])
+        return rain if self.gain is None else rain * self.gain[:lead_steps, None, None].to(rain)
+
+    def _resamples(self, frames: xr.DataArray) -> bool:
+        """Whether frames come onto another grid before the network sees them."""
+        trained = self.card["grid_spacing"] / 1000
+        return self.spacings is not None and abs(spacing_km(frames) / trained - 1) > WIDE_SPACING_TOLERANCE
+
+    def _shown(self, context: xr.DataArray) -> Shown:
+        """A context as the network is shown it: the box with data, at its spacing, in a frame that holds."""
+        rows, columns = _box(np.isfinite(context.values).any(axis=0))
+        frames = torch.from_numpy(context.values[:, rows, columns]).to(self.device)
+        height, width = frames.shape[-2:]
+        resamples = self._resamples(context)
+        if resamples:
+            size = size_at(context, (height, width), self.card["grid_spacing"])
+            frames = resampled(frames, size, finer_by="nearest-exact")
+        with torch.inference_mode():
+            seen, told = self.representation.encode(frames[None]), "estimated"
+            if seen.motion is not None and (reason := unknown_motion(frames, seen.motion[0])):
+                seen, told = self.representation.aligned().encode(frames[None]), STILL + reason
+        return Shown((rows, columns), (height, width), seen, told, resamples)
+
+    def _dry(self, context: xr.DataArray) -> np.ndarray:
+        """No rain wherever there can be a forecast, (1, H, W)."""
+        observed = np.isfinite(context.values)
+        known = observed.any(axis=0) if self.representation.channel_count > 1 else observed[-1]
+        return np.where(known, np.float32(0), np.float32(np.nan))[None]
+
+
+class Shown(NamedTuple):
+    """What a network is shown of a context."""
+
+    box: tuple[slice, slice]
+    """Rows and columns of the context that hold data."""
+    size: tuple[int, int]
+    """Rows and columns of the box."""
+    seen: Seen
+    """The box at the spacing of the network, as it sees rain; if motion is unknown, in the fixed frame."""
+    motion: str
+    """``estimated``, or `STILL` and why."""
+    resampled: bool
+    """Whether `seen` is on another grid than the box."""
 
 
 class Encoded(NamedTuple):
@@ -130,7 +226,11 @@ def encode(
     generator: Generator, representation: Representation, context: Tensor, *, lead_steps: int
 ) -> Encoded:
     """Encodes contexts (B, T, H, W), mm/h with NaN where there is no data, as `representation` sees them."""
-    seen = representation.encode(context)
+    return encode_seen(generator, representation.encode(context), lead_steps=lead_steps)
+
+
+def encode_seen(generator: Generator, seen: Seen, *, lead_steps: int) -> Encoded:
+    """As `encode`, of contexts as the network sees them."""
     return Encoded(generator.encode(seen.values), seen, Paths.of(seen, lead_steps))
 
 
@@ -183,7 +283,7 @@ def _box(observed: np.ndarray) -> tuple[slice, slice]:
 def describe_data(array: xr.DataArray) -> dict[str, float]:
     """What a network must know of the data it sees: grid spacing in m and time step in minutes."""
     return {
-        "grid_spacing": grid_spacing(array),
+        "grid_spacing": 1000 * spacing_km(array),
         "time_step_minutes": minutes(time_step(array["time"].values)),
     }
 
@@ -194,16 +294,57 @@ def refuse_other_data(card: dict[str, Any], data: dict[str, float], *, what: str
     Raises:
         RefusedInput: If either differs.
     """
-    spacing, step = card["grid_spacing"], card["time_step_minutes"]
+    spacing = card["grid_spacing"]
     if abs(data["grid_spacing"] / spacing - 1) > SPACING_TOLERANCE:
         raise RefusedInput(
             f"{what} was trained on a grid spacing of {spacing:.0f} m",
             came=f"{data['grid_spacing']:.0f} m",
             do="use data of that spacing or a model trained on this one",
         )
+    _refuse_other_time_step(card, data, what=what)
+
+
+def _refuse_other_time_step(card: dict[str, Any], data: dict[str, float], *, what: str) -> None:
+    step = card["time_step_minutes"]
     if data["time_step_minutes"] != step:
         raise RefusedInput(
             f"{what} was trained on frames every {step:g} min",
             came=f"every {data['time_step_minutes']:g} min",
             do="use data of that time step or a model trained on this one",
         )
+
+
+def _spacing_range(card: dict[str, Any]) -> tuple[float, float] | None:
+    """Lowest and highest spacing that a card allows, km."""
+    given = card.get("spacing_range_km")
+    if given is None:
+        return None
+    if not _are_positive(given, count=2) or given[0] > given[1]:
+        raise RefusedInput(
+            "spacing_range_km of a card is [lowest, highest], km", came=given, do="correct the card"
+        )
+    return given[0], given[1]
+
+
+def _gain(card: dict[str, Any], lead_steps: int) -> Tensor | None:
+    """Factor on the rain for each lead time, (lead_step,); none if a card has none."""
+    calibration = card.get("calibration")
+    if calibration is None:
+        return None
+    gain = calibration.get("gain") if isinstance(calibration, dict) else None
+    if not _are_positive(gain, count=lead_steps):
+        raise RefusedInput(
+            f"calibration of a card is a gain with {lead_steps} factors above 0, one for each lead time",
+            came=calibration,
+            do="correct the card",
+        )
+    return torch.tensor(gain)
+
+
+def _are_positive(numbers: Any, *, count: int) -> bool:
+    """Whether this is a list of so many finite numbers above 0."""
+    return (
+        isinstance(numbers, list)
+        and len(numbers) == count
+        and all(isinstance(number, (int, float)) and 0 < number < np.inf for number in numbers)
+    )

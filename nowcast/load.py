@@ -19,16 +19,20 @@ BASELINES = (
     "anvil",
     "steps",
 )
+PRETRAINED = "pretrained"
+"""The network that is shipped."""
+NAMES = (PRETRAINED, *BASELINES)
+"""Models that need no file of the user's."""
 
 
 def load_forecaster(
-    model: str | Path, *, device: str = "cpu", radar: xr.DataArray | None = None
+    model: str | Path = PRETRAINED, *, device: str = "cpu", radar: xr.DataArray | None = None
 ) -> Forecaster:
     """Load a forecaster.
 
     Args:
-        model: Name of a baseline (one of `BASELINES`), path of a checkpoint or weights file, or folder of
-            forecast files.
+        model: ``pretrained``, name of a baseline (one of `BASELINES`), path of a checkpoint or weights file,
+            or folder of forecast files.
         device: Where it computes, as torch names devices.
         radar: Rain array of a store with splits; only climatology needs it.
 
@@ -37,13 +41,18 @@ def load_forecaster(
     """
     if model in BASELINES:
         return _baseline(str(model), device=device, radar=radar)
+    if model == PRETRAINED:
+        from nowcast.gan_forecaster import GANForecaster
+        from nowcast.weights import pretrained_path
+
+        return GANForecaster.from_file(pretrained_path(), device=device)
     if Path(model).is_dir():
         from nowcast.stored_forecasts import StoredForecasts
 
         return StoredForecasts(model)
     if not Path(model).is_file():
         raise RefusedInput(
-            f"a model is one of {', '.join(BASELINES)}, a checkpoint, weights file or folder of forecasts",
+            f"a model is one of {', '.join(NAMES)}, a checkpoint, weights file or folder of forecasts",
             came=model,
             do="correct --model; nowcast train fit prints where its checkpoint lies",
         )
@@ -93,7 +102,7 @@ def load_forecasters(
             raise RefusedInput(
                 "models to compare have different names", came=f"{label} twice", do="use NAME=PATH"
             )
-        if label in BASELINES and label != forecaster.name:
+        if label in NAMES and label != forecaster.name:
             raise RefusedInput(f"{label} is the model of that name", came=model, do="choose another NAME")
         forecasters[label] = forecaster
     return forecasters

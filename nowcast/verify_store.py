@@ -13,21 +13,21 @@ from data_prep.schema import RefusedInput, iso, open_radar
 from nowcast.cases import Case, Part, sampled_cases, valid_starts
 from nowcast.evaluation import Evaluation, evaluate_cases, settings_attributes, write_scores
 from nowcast.hindcasts import EVERYWHERE, Hindcasts
-from nowcast.load import load_forecasters
+from nowcast.load import PRETRAINED, load_forecasters
 from nowcast.verification import ScoreSettings
 
 LISTED = 20
 """Failures that are told on the terminal; the report names all."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class StoreVerification:
     """What to verify, on what, and how.
 
     Attributes:
-        model: Model to score: a name (persistence, extrapolation, extrapolation-ensemble, climatology, sprog,
-            anvil, steps), a checkpoint, or a folder of forecast files; also as NAME=PATH; repeat the option
-            for more.
+        model: Model to score: a name (pretrained, persistence, extrapolation, extrapolation-ensemble,
+            climatology, sprog, anvil, steps), a checkpoint, a weights file, or a folder of forecast files;
+            also as NAME=PATH; repeat the option for more. By default pretrained.
         store: RADAR.zarr.
         output: Folder for report.html, scores.nc, sums.nc and the results by case; what it holds of the same
             models and settings is not computed again.
@@ -50,7 +50,7 @@ class StoreVerification:
         device: Where models compute, as torch names devices.
     """
 
-    model: list[str]
+    model: list[str] = field(default_factory=list)
     store: str
     output: str
     reference: str = "persistence"
@@ -68,6 +68,11 @@ class StoreVerification:
     scheduler: str | None = None
     device: str = "cpu"
 
+    @property
+    def models(self) -> list[str]:
+        """What to score; the default is not in the field, as options on the command line add to it."""
+        return self.model or [PRETRAINED]
+
 
 def verify_store(settings: StoreVerification) -> tuple[str, list[str]]:
     """Score models on hindcasts from a store; write report.html, scores.nc and sums.nc.
@@ -83,7 +88,9 @@ def verify_store(settings: StoreVerification) -> tuple[str, list[str]]:
     from nowcast.score_text import score_table
 
     radar = open_radar(settings.store)
-    forecasters = load_forecasters([settings.reference, *settings.model], device=settings.device, radar=radar)
+    forecasters = load_forecasters(
+        [settings.reference, *settings.models], device=settings.device, radar=radar
+    )
     hindcasts = Hindcasts(
         forecasters, radar, settings.lead_steps, settings.members, settings.seed, settings.scores,
         read_regions(settings.regions, radar) if settings.regions else None,
@@ -197,7 +204,7 @@ def facts(
     asked = {
         "store": settings.store,
         "models": evaluation.models,
-        "model_arguments": settings.model,
+        "model_arguments": settings.models,
         "reference": settings.reference,
         "cases": evaluation.cases.sizes["case"],
         "cases_asked_for": len(cases),

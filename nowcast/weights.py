@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml  # type: ignore[import-untyped]
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -139,6 +140,27 @@ def save_weights(path: str | Path, generator: Generator, card: dict[str, Any]) -
     tensors = {name: value.cpu().contiguous() for name, value in state.items()}
     with written_whole(Path(path)) as unfinished:
         save_file(tensors, unfinished, metadata={CARD: json.dumps(card)})
+
+
+def read_about(path: str | Path) -> dict[str, Any]:
+    """Entries of a card from a YAML file.
+
+    Raises:
+        RefusedInput: If it is no mapping, or would replace what a checkpoint says of its network.
+    """
+    rule, do = "a card's further entries are a YAML mapping", "see configs/card/pretrained.yaml"
+    try:
+        about = yaml.safe_load(Path(path).read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise RefusedInput(rule, came=f"{path} ({reason(error)})", do=do) from error
+    if not isinstance(about, dict) or not all(isinstance(name, str) for name in about):
+        raise RefusedInput(rule, came=f"{path}, which is none", do=do)
+    fixed = {"generator", "discriminator", "grid_spacing", "time_step_minutes", *Representation().card()}
+    if fixed & set(about):
+        raise RefusedInput(
+            "what a checkpoint says of its network stays", came=sorted(fixed & set(about)), do="leave it out"
+        )
+    return about
 
 
 def refuse_other_card(

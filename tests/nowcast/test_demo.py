@@ -1,6 +1,5 @@
 import pytest
 import torch
-import xarray as xr
 
 from nowcast import demo, weights
 from nowcast.model import Generator
@@ -27,19 +26,27 @@ def weights_file(tmp_path):
 def test_the_demo_compares_the_shipped_network_and_draws_its_forecast(
     store, weights_file, tmp_path, monkeypatch, capsys
 ):
+    asked = []
+
+    def verify(settings):
+        asked.append(settings)
+        return "the table", ["a finding"]
+
     monkeypatch.setattr(demo, "make_store", lambda path, seed: store)  # noqa: ARG005
     monkeypatch.setattr(demo, "train", lambda *_, **__: weights_file)
+    monkeypatch.setattr(demo, "verify_store", verify)
+    monkeypatch.setattr(demo, "animate", lambda mean, path, title: path.write_text(title))  # noqa: ARG005
     monkeypatch.setattr(weights, "pretrained_path", lambda: weights_file)
     demo.run_demo(tmp_path / "demo", members=2, cases=1)
-    scores = xr.open_dataset(tmp_path / "demo/scores/scores.nc", decode_timedelta=True)
-    assert list(scores["model"].values) == ["persistence", "extrapolation", "tiny", "pretrained"]
-    assert "crps_skill" in scores
+    (settings,) = asked
+    assert settings.reference == "persistence"
+    assert settings.model == ["extrapolation", f"tiny={weights_file}", "pretrained"]
+    assert settings.part == "test"
     made = read_forecast(tmp_path / "demo/forecast.nc")
     assert made.attrs["model"] == "pretrained"
     assert made.sizes == {"realization": 2, "lead_time": 18, "y": 64, "x": 64}
-    assert {path.name for path in (tmp_path / "demo").iterdir()} == {
-        "forecast.nc", "loop.gif", "panel.png", "scores",
-    }  # fmt: skip
+    assert (tmp_path / "demo/panel.png").stat().st_size > 5000
+    assert (tmp_path / "demo/loop.gif").read_text() == "pretrained on synthetic radar, ensemble mean"
     told = capsys.readouterr().out
-    for name in ("persistence", "extrapolation", "tiny", "pretrained"):
-        assert name in told
+    assert "the table\na finding" in told
+    assert str(tmp_path / "demo/panel.png") in told

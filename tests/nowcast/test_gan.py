@@ -344,7 +344,7 @@ def test_training_validation_and_service_see_the_same_rain(store, tmp_path):
     state = torch.load(tmp_path / "one.ckpt", weights_only=True)["state_dict"]
     model.load_state_dict(state)
     noise = member_noise(forecaster, context[box])
-    encoded = encode(model.generator.eval(), model.representation, frames)
+    encoded = encode(model.generator.eval(), model.representation, frames, lead_steps=18)
     with torch.no_grad():
         parts = decode(model.generator, model.representation, encoded, noise, lead_steps=18, steps_at_once=18)
         own = torch.cat(list(parts), dim=1)[0].numpy()

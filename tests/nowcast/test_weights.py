@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,7 +9,9 @@ from training_run import small
 
 from data_prep.schema import RefusedInput
 from nowcast.load import load_forecaster
-from nowcast.weights import CARD, load_network, save_weights
+from nowcast.weights import CARD, load_network, read_about, save_weights
+
+ROOT = Path(__file__).resolve().parents[2]
 
 DATA = {"grid_spacing": 1000.0, "time_step_minutes": 5.0, "package_version": "0"}
 
@@ -93,3 +96,19 @@ def test_a_card_without_a_grid_spacing_is_refused(network, tmp_path, spacing):
     with pytest.raises(RefusedInput, match="a card names networks"):
         save_weights(tmp_path / "small.safetensors", generator, {**card, "grid_spacing": spacing})
     assert not (tmp_path / "small.safetensors").exists()
+
+
+def test_a_card_takes_further_entries_from_a_file_and_keeps_its_own(tmp_path):
+    path = tmp_path / "about.yaml"
+    path.write_text("title: ours\nspacing_range_km: [0.5, 2]\n")
+    assert read_about(path) == {"title": "ours", "spacing_range_km": [0.5, 2]}
+    for text, message in (("- a\n", "YAML mapping"), ("a: [\n", "YAML mapping"), ("frame: fixed\n", "stays")):
+        path.write_text(text)
+        with pytest.raises(RefusedInput, match=message):
+            read_about(path)
+    with pytest.raises(RefusedInput, match="YAML mapping"):
+        read_about(tmp_path / "none.yaml")
+
+
+def test_the_shipped_card_can_be_added():
+    assert read_about(ROOT / "configs/card/pretrained.yaml")["license"] == "Apache-2.0"
