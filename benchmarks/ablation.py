@@ -15,7 +15,8 @@ turned nor mirrored. The arms:
 - ``control``: ``comoving``, trained on as long without them.
 
 All are verified on the validation frames of STORE beside persistence and extrapolation. One seed and, in most
-stores, few cases: what comes out are orders of magnitude. A run that is repeated with the same WORK goes on.
+stores, few cases: what comes out are orders of magnitude. A run that is repeated with the same WORK and
+settings goes on.
 """
 
 import argparse

@@ -36,7 +36,7 @@ PREFIX = "generator."
 PRETRAINED = "pretrained"
 """Name of the weights that are shipped."""
 NORM_ITERATIONS = 50
-ADDITIONS = ("drift", "texture", "smooth")
+ADDITIONS = ("drift", "texture", "smooth", "grain")
 """Parts of a network that weights without them may be given."""
 UNREADABLE = (
     OSError, EOFError, KeyError, TypeError, ValueError, RuntimeError, AttributeError,

@@ -6,9 +6,8 @@ and cropped.
 Source: Ravuri et al. 2021, DOI 10.1038/s41586-021-03854-z, and its published pseudocode.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
-from typing import Any, cast, get_args
+from collections.abc import Iterator, Sequence
+from typing import Any, get_args
 
 import torch
 import torch.nn.functional as F
@@ -16,153 +15,10 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from nowcast.model.attention import AttentionOver
-from nowcast.model.blocks import (
-    GBlock,
-    UpsampleGBlock,
-    check_positive,
-    normalized_once,
-    recomputed,
-    sn_conv2d,
-)
-from nowcast.model.conv_gru import ConvGRU
+from nowcast.model.blocks import check_positive, normalized_once
 from nowcast.model.drift import COMPONENTS, Drift
+from nowcast.model.sampler import Sampler
 from nowcast.model.stacks import ConditioningStack, LatentStack
-
-SMOOTHING = 3
-"""Cells on either side that the smoothing of the output takes in."""
-TEXTURE = 0.1
-"""Standard deviation of the weights of added noise before training."""
-
-
-class SamplerLevel(nn.Module):
-    """One resolution of the sampler: ConvGRU over the lead times, SN conv1x1, G-block, upsampling G-block.
-
-    Args:
-        input_channels: width of what comes from the coarser level.
-        channels: width C of the hidden state and of the output; the blocks between work at 2 C.
-        upsample_hidden_channels: width inside the upsampling G-block.
-        texture: whether noise is added to the output; see `Generator`.
-    """
-
-    def __init__(
-        self, input_channels: int, channels: int, *, upsample_hidden_channels: int, texture: bool
-    ) -> None:
-        super().__init__()
-        self.gru = ConvGRU(input_channels, channels)
-        self.texture = nn.Parameter(TEXTURE * torch.randn(channels, 1, 1)) if texture else None
-        self.per_frame = nn.Sequential(
-            sn_conv2d(channels, 2 * channels, 1),
-            GBlock(2 * channels),
-            UpsampleGBlock(2 * channels, channels, hidden_channels=upsample_hidden_channels),
-        )
-
-    def textured(self, features: Tensor, noise: Tensor | None) -> Tensor:
-        """The output (steps * N, C, H, W) plus noise (N, 1, H, W), which is the same at all steps."""
-        if self.texture is None or noise is None:
-            return features
-        by_step = features.unflatten(0, (-1, noise.shape[0]))
-        return (by_step + (self.texture * noise).to(features.dtype)).flatten(0, 1)
-
-    def recur(self, features: Tensor, hidden: Tensor, *, steps: int) -> Tensor:
-        """States after each step, (steps, N, C, H, W), from the features (steps * N, ...) of all steps."""
-        inputs = features.unflatten(0, (steps, -1))
-        return self.gru(self.gru.project(inputs), hidden, steps=steps)
-
-
-class Sampler(nn.Module):
-    """Unrolls the lead times from the coarsest level to the finest.
-
-    Only the ConvGRUs are recurrent in time; all other layers see the lead times merged into the batch. Batch
-    norm thus normalises over all lead times of a call together, where the pseudocode calls it once per lead
-    time. We deviate because the statistics of training are then the ones that evaluation uses.
-
-    Args:
-        output_channels: channels C of a forecast frame.
-        latent_channels: width of the latent input.
-        conditioning_channels: widths of the hidden states, finest level first.
-        upsample_hidden_channels: widths inside the upsampling G-blocks, finest level first; None takes
-            `conditioning_channels`.
-        texture: whether noise is added after every level; see `Generator`.
-        smooth: whether the output is smoothed; see `Generator`.
-
-    Attributes:
-        recompute: whether training keeps only the hidden states and computes what lies between them again
-            in the backward pass, which must then run inside `normalized_once`.
-    """
-
-    def __init__(
-        self,
-        *,
-        output_channels: int,
-        latent_channels: int,
-        conditioning_channels: Sequence[int],
-        upsample_hidden_channels: Sequence[int] | None,
-        texture: bool,
-        smooth: bool,
-    ) -> None:
-        super().__init__()
-        widths = [*conditioning_channels, latent_channels]
-        self.smooth = smooth
-        self.levels = nn.ModuleList(
-            SamplerLevel(wider, width, upsample_hidden_channels=hidden, texture=texture)
-            for wider, width, hidden in zip(
-                widths[1:], widths[:-1], upsample_hidden_channels or conditioning_channels, strict=True
-            )
-        )
-        self.norm = nn.BatchNorm2d(widths[0])
-        self.output = sn_conv2d(widths[0], 4 * output_channels, 1)
-        self.recompute = False
-
-    def forward(
-        self,
-        latent: Tensor,
-        states: Sequence[Tensor],
-        noise: Sequence[Tensor | None],
-        *,
-        lead_steps: int,
-        steps_at_once: int,
-    ) -> Iterator[Tensor]:
-        """Yields the frames of `steps_at_once` lead times after the other, (N, steps, C, H, W).
-
-        Args:
-            latent: (N, latent_channels, h, w), the input of the coarsest level at every lead time.
-            states: hidden states before the first lead time, finest first, batch N.
-            noise: what is added after each level, finest first, if anything.
-            lead_steps: number of lead times.
-            steps_at_once: number of lead times whose activations are in memory together.
-        """
-        hidden = list(states)
-        coarsest = cast(SamplerLevel, self.levels[-1])
-        with normalized_once(self):
-            projected = coarsest.gru.project(latent.unsqueeze(0))
-        for first in range(0, lead_steps, steps_at_once):
-            with normalized_once(self):
-                steps = min(steps_at_once, lead_steps - first)
-                frames = self._advance(projected, hidden, noise, steps=steps)
-            yield frames
-
-    def _advance(
-        self, projected: Tensor, hidden: list[Tensor], noise: Sequence[Tensor | None], *, steps: int
-    ) -> Tensor:
-        """Frames of the next lead times, (N, steps, C, H, W); replaces the hidden states by the new ones."""
-        levels = cast(list[SamplerLevel], list(self.levels))
-        recur: Callable[..., Tensor] = levels[-1].gru
-        features = projected
-        for index in reversed(range(len(levels))):
-            level = levels[index]
-            sequence = self._run(partial(recur, steps=steps), features, hidden[index])
-            hidden[index] = sequence[-1]
-            features = self._run(level.per_frame[:2], sequence.flatten(0, 1))
-            features = level.textured(self._run(level.per_frame[2], features), noise[index])
-            recur = levels[index - 1].recur
-        frames = F.pixel_shuffle(self.output(F.relu(self.norm(features))), 2)
-        frames = _smoothed(frames) if self.smooth else frames
-        return frames.unflatten(0, (steps, -1)).transpose(0, 1)
-
-    def _run(self, layers: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
-        if self.recompute and torch.is_grad_enabled():
-            return recomputed(layers, *inputs, norms=self)
-        return layers(*inputs)
 
 
 class Generator(nn.Module):
@@ -191,6 +47,8 @@ class Generator(nn.Module):
         texture: whether white noise is added after every level of the sampler, down to 2 x 2 cells of the
             field, in learned directions. Without it a network that is to draw fine texture has nothing but
             coarse noise to make it from, and draws patterns. z then has 4**levels more channels.
+        grain: whether white noise is added to every cell of the output, too, with an amplitude that the
+            features give. z then has 4**(levels + 1) more channels, which texture shares.
         smooth: whether the shortest waves are taken from the output, where a pixel shuffle leaves a lattice.
 
     Raises:
@@ -214,6 +72,7 @@ class Generator(nn.Module):
         drift: bool = False,
         texture: bool = False,
         smooth: bool = False,
+        grain: bool = False,
     ) -> None:
         super().__init__()
         self.config: dict[str, Any] = {
@@ -233,6 +92,7 @@ class Generator(nn.Module):
             "drift": drift,
             "texture": texture,
             "smooth": smooth,
+            "grain": grain,
         }
         _check_widths(self.config)
         self.factor = 2 ** (1 + len(conditioning_channels))
@@ -253,6 +113,7 @@ class Generator(nn.Module):
             upsample_hidden_channels=upsample_hidden_channels,
             texture=texture,
             smooth=smooth,
+            grain=grain,
         )
         self.drift = Drift(conditioning_channels[-1]) if drift else None
         # In this layout the network is 1.6 times as fast on a CPU; it changes no value.
@@ -278,7 +139,7 @@ class Generator(nn.Module):
         """
         if min(height, width) < 1:
             raise ValueError(f"a field must have at least 1 x 1 cells, got {height} x {width}; give its size")
-        channels = self.config["z_channels"] + (self.factor // 2) ** 2 * self.config["texture"]
+        channels = self.config["z_channels"] + self._spread**2
         return channels, -(-height // self.factor), -(-width // self.factor)
 
     def encode(self, context: Tensor) -> list[Tensor]:
@@ -364,14 +225,22 @@ class Generator(nn.Module):
         height, width = context.shape[-2:]
         return self.decode(self.encode(context), z, size=(height, width))
 
+    @property
+    def _spread(self) -> int:
+        """Cells of white noise along a side of a cell of z."""
+        return self.factor if self.config["grain"] else self.factor // 2 * self.config["texture"]
+
     def _split(self, z: Tensor) -> tuple[Tensor, list[Tensor | None]]:
-        """Noise of the latent stack, and white noise of unit variance for every level, finest first."""
+        """Noise of the latent stack; and white noise of unit variance, of the field and of every level."""
         levels = len(self.config["conditioning_channels"])
-        count = self.config["z_channels"]
-        if not self.config["texture"]:
-            return z, [None] * levels
-        fine = F.pixel_shuffle(z[:, count:], self.factor // 2)
-        return z[:, :count], [F.avg_pool2d(fine, 2**level) * 2**level for level in range(levels)]
+        coarse, spread_out = z.split((self.config["z_channels"], self._spread**2), dim=1)
+        noise: list[Tensor | None] = [None] * (levels + 1)
+        if self._spread:
+            finest = F.pixel_shuffle(spread_out, self._spread)
+            first = 0 if self.config["grain"] else 1
+            pooled = [F.avg_pool2d(finest, 2**level) * 2**level for level in range(levels + 1 - first)]
+            noise[first:] = pooled
+        return coarse, noise
 
     def _realizations(self, states: Sequence[Tensor], z: Tensor, size: tuple[int, int]) -> int:
         """Number M of realizations per context, once all shapes are known to agree."""
@@ -393,19 +262,6 @@ class Generator(nn.Module):
                 f"got {z.shape[0]}; draw the same number of realizations for each context"
             )
         return z.shape[0] // batch
-
-
-def _smoothed(frames: Tensor) -> Tensor:
-    """Fields (N, C, H, W) without their shortest waves.
-
-    Of a wave of L cells along an axis, 1 - sin(pi / L)^6 is left: nothing of 2 cells, 0.6 of 3, 0.9 of 4.
-    """
-    taps = torch.tensor([1.0, -6.0, 15.0, -20.0, 15.0, -6.0, 1.0], device=frames.device) / 64
-    taps[SMOOTHING] += 1
-    padded = F.pad(frames.float().flatten(0, 1)[:, None], (SMOOTHING,) * 4, mode="replicate")
-    with torch.autocast(frames.device.type, enabled=False):
-        along_rows = F.conv2d(padded, taps[None, None, None])
-        return F.conv2d(along_rows, taps[None, None, :, None]).unflatten(0, frames.shape[:2])[:, :, 0]
 
 
 def _check_widths(config: dict[str, Any]) -> None:
