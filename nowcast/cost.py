@@ -297,10 +297,9 @@ def _windows(
     model: NowcastGAN, batch_size: int, height: int, width: int, like: Callable[[Tensor], Tensor]
 ) -> TrainingBatch:
     frames = model._frames()
-    context, target = (
-        torch.empty(batch_size, frames[name], 1, height, width, device="meta")
-        for name in ("context_frames", "lead_steps")
-    )
+    channels = model.representation.channel_count
+    context = torch.empty(batch_size, frames["context_frames"], channels, height, width, device="meta")
+    target = torch.empty(batch_size, frames["lead_steps"], 1, height, width, device="meta")
     return TrainingBatch(like(context), like(target), like(target), like(target.bool()))
 
 

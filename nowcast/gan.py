@@ -136,7 +136,7 @@ class NowcastGAN(pl.LightningModule):
         self.hold_norms = hold_norms
         self.anneal_steps = anneal_steps
         self.samples = samples
-        self.discriminator_steps = discriminator_steps if adversarial_weight else 1
+        self.discriminator_steps = discriminator_steps if adversarial_weight else 0
         self.validation_members = validation_members
         self.micro_batches = micro_batches
         self.seed = seed
@@ -176,7 +176,7 @@ class NowcastGAN(pl.LightningModule):
         if self.adversarial_weight:
             self._discriminator_step(windows)
         self.batches_seen += 1
-        if self.batches_seen % self.discriminator_steps == 0:
+        if self.batches_seen % max(1, self.discriminator_steps) == 0:
             self._generator_step(windows, cells)
             self.generator_steps += 1
 

@@ -81,6 +81,7 @@ def import_ocf(
         "transform": "rain_rate",
         "output": "rain",
         "frame": "fixed",
+        "channels": "rain",
         "grid_spacing": grid_spacing,
         "time_step_minutes": time_step_minutes,
         "package_version": version("nowcast"),

@@ -26,7 +26,7 @@ def test_the_python_of_the_readme_runs_on_real_radar(radar_data, tmp_path, monke
     names: dict = {}
     exec(block, names)
     assert names["ensemble"].dims == ("realization", "lead_time", "y", "x")
-    assert (names["scores"]["mae_skill"].sel(model="extrapolation") > 0).all()
+    assert (names["scores"]["mae_skill"].sel(model="pretrained") > 0).all()
 
 
 def test_the_readme_names_every_command_that_there_is():

@@ -4,6 +4,8 @@
   pseudocode, for crops of 256 x 256 cells: what the constructors default to.
 - `dgmr-narrow`: the same with half the width where single context frames are read, as several ports have it.
 - `dgmr-small`: all channels divided by 4, for one consumer GPU.
+- `pretrained`: the network that is shipped, a third of the widths, with all that our generator adds to the
+  paper's, and a channel for the mask.
 - `tiny`: a sixth of the widths and one level less, for training on a CPU. Train it on crops of 128 x 128
   cells: on 64 x 64 its coarsest features are mostly edge, and forecasts of larger fields run away.
 """
@@ -19,12 +21,13 @@ def _preset(
     critic: tuple[int, ...],
     *,
     frame: tuple[int, ...] | None = None,
+    additions: bool = False,
 ) -> Preset:
     return {
         "generator": {
             "context_frames": 4,
             "lead_steps": 18,
-            "input_channels": 1,
+            "input_channels": 2 if additions else 1,
             "output_channels": 1,
             "conditioning_channels": conditioning,
             "latent_channels": latent,
@@ -33,6 +36,10 @@ def _preset(
             "frame_hidden_channels": None,
             "upsample_hidden_channels": None,
             "attention_over": "cells",
+            "drift": additions,
+            "texture": additions,
+            "smooth": additions,
+            "grain": additions,
         },
         "discriminator": {
             "input_channels": 1,
@@ -50,5 +57,6 @@ PRESETS: dict[str, Preset] = {
         (48, 96, 192, 384), (24, 48, 192, 768), (48, 96, 192, 384, 768, 768), frame=(24, 48, 96, 192)
     ),
     "dgmr-small": _preset((12, 24, 48, 96), (8, 12, 48, 192), (12, 24, 48, 96, 192, 192)),
+    "pretrained": _preset((16, 32, 64, 128), (8, 16, 64, 256), (16, 32, 64, 128, 128, 128), additions=True),
     "tiny": _preset((8, 16, 32), (12, 16, 64), (8, 16, 32, 32, 32)),
 }

@@ -175,5 +175,5 @@ def test_a_key_that_does_not_exist_is_wrong_usage(capsys):
     config = str(ROOT / "configs/train/tiny.yaml")
     assert main(["doctor", "--config", config, "--data.no_such_key", "1"]) == 2
     error = capsys.readouterr().err.splitlines()
-    assert "--data.no_such_key" in error[-1]
-    assert len(error) <= 4
+    assert any("Option 'no_such_key' is not accepted" in line for line in error)
+    assert len(error) <= 12
