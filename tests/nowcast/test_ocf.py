@@ -181,8 +181,8 @@ def test_weights_without_a_spectral_norm_are_taken_as_they_are(narrow, reference
 
 def test_export_writes_the_same_network(reference, tmp_path, capsys):
     card = {
-        "generator": reference.config, "transform": "rain_rate", "output": "rain", "frame": "fixed", "channels": "rain",
-        "grid_spacing": 1000.0, "time_step_minutes": 5.0, "package_version": "0",
+        "generator": reference.config, "transform": "rain_rate", "output": "rain", "frame": "fixed",
+        "channels": "rain", "grid_spacing": 1000.0, "time_step_minutes": 5.0, "package_version": "0",
     }  # fmt: skip
     first, second = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
     save_weights(first, reference, card)
