@@ -22,11 +22,15 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, NamedTuple, get_args
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from data_prep.schema import RefusedInput
 from nowcast.motion import estimate_motion, sample, sample_continued, trajectories
 from nowcast.transform import TransformName, refuse_unknown_transform, to_network, to_rain
+
+COARSE = 8
+"""Cells between those at which motion errors are looked up."""
 
 OutputName = Literal["rain", "residual"]
 FrameName = Literal["fixed", "comoving"]
@@ -166,19 +170,26 @@ class Paths(NamedTuple):
     """Where there can be a forecast in the network's frame, bool (B, H, W)."""
     back: list[Tensor] | None
     """Displacement from every cell back to where its rain was, cells, (B, 2, H, W) per lead time."""
+    known: list[Tensor]
+    """Where there can be a forecast at its valid time, bool (B, H, W) per lead time."""
 
     @classmethod
     def of(cls, seen: Seen, steps: int) -> Paths:
         """The paths of the next lead times from a context."""
-        back = None if seen.motion is None else list(trajectories(seen.motion, steps))
-        return cls(seen.observed[:, 0], back)
+        observed = seen.observed[:, 0]
+        if seen.motion is None:
+            return cls(observed, None, [observed] * steps)
+        back = list(trajectories(seen.motion, steps))
+        share = observed.to(seen.motion.dtype)
+        return cls(observed, back, [sample(share, displacement) > 0.5 for displacement in back])
 
     def repeated(self, times: int) -> Paths:
         """The paths of several realizations of each context."""
         if times == 1:
             return self
         back = None if self.back is None else [item.repeat_interleave(times, dim=0) for item in self.back]
-        return Paths(self.observed.repeat_interleave(times, dim=0), back)
+        known = [item.repeat_interleave(times, dim=0) for item in self.known]
+        return Paths(self.observed.repeat_interleave(times, dim=0), back, known)
 
     def carry(self, parts: Iterator[Tensor], velocity_error: Tensor | None = None) -> Iterator[Tensor]:
         """Puts forecasts where they are at their valid time.
@@ -204,18 +215,28 @@ class Paths(NamedTuple):
         if velocity_error is None:
             here = torch.where(self.observed, frame, torch.nan)
             return here if back is None else sample(here, back)
-        known, error = self.observed, (step + 1) * velocity_error
+        error = (step + 1) * velocity_error
         if back is None:
             back = torch.zeros_like(error)
         else:
-            known = sample(known.to(frame.dtype), back) > 0.5
-            error = sample_continued(error, back, back.shape[-2:])
+            error = _followed(error, back)
         moved = sample_continued(frame[:, None], back + error, back.shape[-2:])[:, 0]
         if not self.observed.all():  # what an error would bring from where nothing was seen stays without it
             seen = self.observed[:, None].to(frame.dtype)
             there = sample_continued(seen, back + error, back.shape[-2:])[:, 0] > 0.5
             moved = torch.where(there, moved, sample_continued(frame[:, None], back, back.shape[-2:])[:, 0])
-        return torch.where(known, moved, torch.nan)
+        return torch.where(self.known[step], moved, torch.nan)
+
+
+def _followed(error: Tensor, back: Tensor) -> Tensor:
+    """Errors (B, 2, H, W) where the rain of each cell was, looked up as coarsely as they are smooth."""
+    size = error.shape[-2:]
+    coarse = [max(2, -(-length // COARSE)) for length in size]
+    error, back = (
+        F.interpolate(field, size=coarse, mode="bilinear", align_corners=True) for field in (error, back)
+    )
+    followed = sample_continued(error, back, size)
+    return F.interpolate(followed, size=size, mode="bilinear", align_corners=True)
 
 
 def drifted(values: Tensor, velocity_error: Tensor | None) -> Tensor:
