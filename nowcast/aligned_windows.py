@@ -24,10 +24,10 @@ from data_prep.schema import RefusedInput, iso, open_radar, time_step
 from nowcast.crops import turned
 from nowcast.files import written_whole
 from nowcast.forecaster import spacing_km
-from nowcast.representation import Representation
-from nowcast.synthetic_windows import synthetic_windows
+from nowcast.representation import pulled_along
+from nowcast.synthetic_windows import STEP, synthetic_windows
 
-SPACING_KM, STEP_MINUTES = 1.0, 5.0
+SPACING_KM, STEP_MINUTES = 1.0, STEP
 """What all windows are on: synthetic rain is made for it."""
 SHIFT = 16
 """Cells that a real window is larger than what training takes of it, at a random place."""
@@ -35,9 +35,8 @@ SHORTEST = 3
 """Lead times that a window has at least; what lies beyond the part of an archive is missing."""
 SEEN = 0.25
 """Share of a window's cells that have data at the reference time, at least."""
-CANDIDATES = 48
+CANDIDATES = 192
 """Places among which the windows of one reference time are drawn."""
-COMOVING = Representation(transform="square_root", output="residual", frame="comoving")
 
 
 @dataclass(frozen=True)
@@ -212,10 +211,7 @@ def _cut(
         rng = np.random.default_rng([cutting.seed, first])
         rain = torch.full((1, cutting.frames, *radar.shape[1:]), torch.nan)
         rain[0, :length] = torch.from_numpy(radar[first : first + length].values.astype(np.float32))
-        context, future = rain.split((cutting.context_frames, cutting.lead_steps), dim=1)
-        motion = COMOVING.motion(context)
-        pulled = [COMOVING.pull_context(context, motion), COMOVING.pull_future(future, motion)]
-        aligned = torch.cat(pulled, dim=1)[0].numpy()
+        aligned = pulled_along(rain, context_frames=cutting.context_frames)[0].numpy()
         for row, column in _places(aligned[cutting.context_frames - 1], side, share, rng):
             yield aligned[:, row : row + side, column : column + side]
 
@@ -223,7 +219,7 @@ def _cut(
 def _places(now: np.ndarray, side: int, count: int, rng: np.random.Generator) -> np.ndarray:
     """First row and column of windows of a field (H, W), in favour of rain, (count, 2)."""
     limits = [length - side + 1 for length in now.shape]
-    places = rng.integers(limits, size=(CANDIDATES * 4, 2))
+    places = rng.integers(limits, size=(CANDIDATES, 2))
     windows = [now[row : row + side, column : column + side] for row, column in places]
     seen = np.array([np.isfinite(window).mean() for window in windows])
     rain = np.array([np.nansum(1 - np.exp(-window)) / window.size for window in windows])

@@ -239,6 +239,14 @@ def _followed(error: Tensor, back: Tensor) -> Tensor:
     return F.interpolate(followed, size=size, mode="bilinear", align_corners=True)
 
 
+def pulled_along(frames: Tensor, *, context_frames: int) -> Tensor:
+    """Frames (B, T, H, W) in the co-moving frame, along the motion that the first `context_frames` show."""
+    comoving = Representation(frame="comoving")
+    context, future = frames[:, :context_frames], frames[:, context_frames:]
+    motion = comoving.motion(context)
+    return torch.cat([comoving.pull_context(context, motion), comoving.pull_future(future, motion)], dim=1)
+
+
 def drifted(values: Tensor, velocity_error: Tensor | None) -> Tensor:
     """Futures (N, L, 1, H, W) in the network's frame, frame n displaced by n velocity errors (N, 2, H, W)."""
     if velocity_error is None:

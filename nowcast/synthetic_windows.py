@@ -32,7 +32,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nowcast.representation import Representation
+from nowcast.representation import pulled_along
 
 DOMAIN = 256
 """Cells of 1 km along a side of the periodic domain; windows are cut from it."""
@@ -50,7 +50,6 @@ AT_ONCE = 4
 """Pieces of weather that are made together."""
 NOISE_LIFETIME = 90.0
 """Minutes over which growth and motion stay alike."""
-COMOVING = Representation(transform="square_root", output="residual", frame="comoving")
 
 
 @dataclass(frozen=True)
@@ -193,9 +192,7 @@ def pieces_of_weather(
     rain = torch.stack(
         [_rain(_warped(next(gaussian), displaced[n]), weather, noise) for n in range(frames)], dim=1
     )
-    context, future = rain.split((context_frames, lead_steps), dim=1)
-    motion = COMOVING.motion(context)
-    rain = torch.cat([COMOVING.pull_context(context, motion), COMOVING.pull_future(future, motion)], dim=1)
+    rain = pulled_along(rain, context_frames=context_frames)
     return torch.where(_covered(weather, frames=frames, now=now), rain, torch.nan)
 
 
