@@ -63,7 +63,7 @@ class Cutting:
 
 def cut_synthetic(folder: Path, numbers: range, cutting: Cutting) -> np.ndarray:
     """Windows of synthetic rain, from the file if it is there."""
-    about = ["synthetic", 2, numbers.start, numbers.stop, vars(cutting)]
+    about = ["synthetic", 3, numbers.start, numbers.stop, vars(cutting)]
     shape = (len(numbers), cutting.frames, cutting.size, cutting.size)
     made = (
         window.numpy()

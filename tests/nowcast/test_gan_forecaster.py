@@ -232,3 +232,20 @@ def test_every_lead_time_is_multiplied_by_its_gain(generator, make_rain):
 def test_a_calibration_that_is_none_is_refused(generator, calibration):
     with pytest.raises(RefusedInput, match="a gain with 4 factors above 0"):
         model(generator, calibration=calibration)
+
+
+@pytest.mark.parametrize("has_units", [False, True])
+def test_a_network_trained_in_bf16_forecasts_in_it_where_the_processor_has_units(
+    generator, make_rain, monkeypatch, has_units
+):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": has_units})
+    exact = forecast(model(generator), make_rain(4)).values
+    reduced = forecast(model(generator, precision="bf16-mixed"), make_rain(4)).values
+    assert np.array_equal(reduced, exact, equal_nan=True) != has_units
+    np.testing.assert_allclose(reduced, exact, rtol=0.05, atol=0.05)
+
+
+@pytest.mark.parametrize("precision", ["16-mixed", "bf16", None, 16])
+def test_a_precision_that_is_none_is_refused(generator, precision):
+    with pytest.raises(RefusedInput, match="precision of a card is 32-true or bf16-mixed"):
+        model(generator, precision=precision)
