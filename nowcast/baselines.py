@@ -5,30 +5,18 @@ Those of pysteps are in `nowcast.pysteps_baselines`.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 import xarray as xr
 
 from data_prep.schema import SPLITS, RefusedInput, crs_of, iso, time_step
-from nowcast.forecaster import Forecaster, cell_size, member_seed
-from nowcast.motion import FINEST_SCALE, advect, estimate_motion, sample, trajectories
-
-logger = logging.getLogger(__name__)
+from nowcast.forecaster import Forecaster, cell_size, member_seed, tell_unknown_motion
+from nowcast.motion import advect, estimate_motion, unknown_motion
 
 VELOCITY_ERROR = 2.7
 """Standard deviation of the error of an estimated motion along each axis, m/s: 0.8 km in 5 min."""
-WET = 0.1
-"""Rain rate from which a block of cells counts as wet when motion is judged, mm/h."""
-FEWEST_WET = 10
-"""Wet blocks from which rain has a shape to follow: of fewer, a cell that grows on one side looks as one that
-moves, and the whole field would move with it."""
-LEAST_CORRELATION = 0.4
-"""Between frames and what was carried to them. Radar rain on 1 km after 5 min has 0.9, rain without any
-connection up to 0.25, however well motion is fitted to it."""
 
 
 class Persistence(Forecaster):
@@ -182,7 +170,7 @@ def _drawn(frames: xr.DataArray, seed: int) -> np.ndarray:
 def motion_of(context: xr.DataArray, *, device: str = "cpu") -> torch.Tensor:
     """Motion that a context shows, cells per time step, (2, H, W), on the device.
 
-    Where it shows none (see `unknown_motion`) the rain is taken to stand still, and the log says so.
+    Where it shows none (see `nowcast.motion.unknown_motion`), rain is taken to stand still; the log says so.
     """
     frames = torch.from_numpy(context.values).to(device)
     with torch.inference_mode():
@@ -193,49 +181,6 @@ def motion_of(context: xr.DataArray, *, device: str = "cpu") -> torch.Tensor:
     if bool((frames > 0).any()):
         tell_unknown_motion(context, reason)
     return torch.zeros_like(motion)
-
-
-def unknown_motion(frames: torch.Tensor, motion: torch.Tensor) -> str:
-    """Why frames do not tell how the rain moves.
-
-    Looked at are block means over `FINEST_SCALE` cells, where two consecutive frames have data. Two frames
-    tell the motion if both hold `FEWEST_WET` wet blocks or more, and the earlier one, carried along the
-    motion, correlates with the later one by `LEAST_CORRELATION` or more.
-
-    Args:
-        frames: mm/h, (T, H, W), NaN where there is no data.
-        motion: What was estimated from them, cells per step, (2, H, W).
-
-    Returns:
-        The reason, or nothing if two frames or more tell the motion.
-    """
-    blocks = F.avg_pool2d(frames[None], FINEST_SCALE, ceil_mode=True, count_include_pad=False)[0]
-    both = blocks[:-1].isfinite() & blocks[1:].isfinite()
-    wet = torch.minimum(*(((part >= WET) & both).sum(dim=(1, 2)) for part in (blocks[:-1], blocks[1:])))
-    if int(wet.max()) < FEWEST_WET:
-        return f"no two frames with {FEWEST_WET} wet blocks of {FINEST_SCALE} x {FINEST_SCALE} cells or more"
-    coarse = F.avg_pool2d(motion[None], FINEST_SCALE, ceil_mode=True, count_include_pad=False) / FINEST_SCALE
-    displacement = next(trajectories(coarse, 1)).expand(len(both), -1, -1, -1)
-    texture = torch.log1p(blocks / WET)
-    moved = sample(texture[:-1], displacement)
-    enough = wet >= FEWEST_WET
-    related = [_correlation(*pair) for pair in zip(moved[enough], texture[1:][enough], strict=True)]
-    if max(related) >= LEAST_CORRELATION:
-        return ""
-    return f"frames carried along an estimate correlate by {max(related):.2f} with those that followed"
-
-
-def tell_unknown_motion(context: xr.DataArray, reason: str) -> None:
-    """One line in the log on rain that is taken to stand still."""
-    logger.warning("no motion is assumed for the rain up to %s: %s", iso(context["time"].values[-1]), reason)
-
-
-def _correlation(first: torch.Tensor, second: torch.Tensor) -> float:
-    """Over the cells where both have a value; 0 where it is not defined."""
-    known = first.isfinite() & second.isfinite()
-    if int(known.sum()) < 2:
-        return 0.0
-    return float(torch.corrcoef(torch.stack([first[known], second[known]]))[0, 1].nan_to_num(nan=0.0))
 
 
 def carried_along(frame: np.ndarray, motion: torch.Tensor, steps: int) -> np.ndarray:

@@ -6,6 +6,7 @@ A *forecast* is a DataArray ``(realization, lead_time, y, x)`` in mm/h on the gr
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Any
@@ -23,6 +24,8 @@ from data_prep.schema import (
     missing_from_clock,
     time_step,
 )
+
+logger = logging.getLogger(__name__)
 
 FORECAST_ATTRIBUTES = {
     "standard_name": "rainfall_rate",
@@ -242,3 +245,8 @@ def _usable(context: xr.DataArray, count: int) -> xr.DataArray:
             do="choose a time at which the radar was on",
         )
     return frames
+
+
+def tell_unknown_motion(context: xr.DataArray, reason: str) -> None:
+    """One line in the log on rain that is taken to stand still."""
+    logger.warning("no motion is assumed for the rain up to %s: %s", iso(context["time"].values[-1]), reason)

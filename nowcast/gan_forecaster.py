@@ -22,9 +22,9 @@ import xarray as xr
 from torch import Tensor
 
 from data_prep.schema import RefusedInput, minutes, time_step
-from nowcast.baselines import tell_unknown_motion, unknown_motion
-from nowcast.forecaster import Forecaster, member_seed, spacing_km
+from nowcast.forecaster import Forecaster, member_seed, spacing_km, tell_unknown_motion
 from nowcast.model import Generator
+from nowcast.motion import unknown_motion
 from nowcast.representation import Paths, Representation, Seen
 from nowcast.resampling import resampled, size_at
 from nowcast.weights import load_network
@@ -129,7 +129,7 @@ class GANForecaster(Forecaster):
 
         Rain that comes from cells without data stays unknown, as do cells that no frame has data of. A
         context without any rain gives a forecast without any. Rain whose motion the context does not tell is
-        taken to stand still (`nowcast.baselines.unknown_motion`), and the log says so.
+        taken to stand still (`nowcast.motion.unknown_motion`), and the log says so.
         """
         longest = self.generator.config["lead_steps"]
         if lead_steps > longest:

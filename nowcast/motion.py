@@ -31,6 +31,14 @@ COARSENING = 2
 ITERATIONS = 4
 DAMPING = 0.05
 """Strength of the pull towards the surrounding motion, relative to the mean image gradient."""
+WET = 0.1
+"""Rain rate from which a block of cells counts as wet when motion is judged, mm/h."""
+FEWEST_WET = 10
+"""Wet blocks from which rain has a shape to follow: of fewer, a cell that grows on one side looks as one that
+moves, and the whole field would move with it."""
+LEAST_CORRELATION = 0.4
+"""Between frames and what was carried to them. Radar rain on 1 km after 5 min has 0.9, rain without any
+connection up to 0.25, however well motion is fitted to it."""
 
 
 def estimate_motion(frames: Tensor) -> Tensor:
@@ -57,6 +65,36 @@ def estimate_motion(frames: Tensor) -> Tensor:
         level, known = _shrink(texture, weight, scale)
         motion = _refine(level, known, motion / scale) * scale
     return _resize(motion, (height, width))
+
+
+def unknown_motion(frames: Tensor, motion: Tensor) -> str:
+    """Why frames do not tell how the rain moves.
+
+    Looked at are block means over `FINEST_SCALE` cells, where two consecutive frames have data. Two frames
+    tell the motion if both hold `FEWEST_WET` wet blocks or more, and the earlier one, carried along the
+    motion, correlates with the later one by `LEAST_CORRELATION` or more.
+
+    Args:
+        frames: mm/h, (T, H, W), NaN where there is no data.
+        motion: What was estimated from them, cells per step, (2, H, W).
+
+    Returns:
+        The reason, or nothing if two frames or more tell the motion.
+    """
+    blocks = _pool(frames[None], FINEST_SCALE)[0]
+    both = blocks[:-1].isfinite() & blocks[1:].isfinite()
+    wet = torch.minimum(*(((part >= WET) & both).sum(dim=(1, 2)) for part in (blocks[:-1], blocks[1:])))
+    if int(wet.max()) < FEWEST_WET:
+        return f"no two frames with {FEWEST_WET} wet blocks of {FINEST_SCALE} x {FINEST_SCALE} cells or more"
+    coarse = _pool(motion[None], FINEST_SCALE) / FINEST_SCALE
+    displacement = next(trajectories(coarse, 1)).expand(len(both), -1, -1, -1)
+    texture = torch.log1p(blocks / WET)
+    moved = sample(texture[:-1], displacement)
+    enough = wet >= FEWEST_WET
+    related = [_correlation(*pair) for pair in zip(moved[enough], texture[1:][enough], strict=True)]
+    if max(related) >= LEAST_CORRELATION:
+        return ""
+    return f"frames carried along an estimate correlate by {max(related):.2f} with those that followed"
 
 
 def advect(field: Tensor, motion: Tensor, steps: int) -> Tensor:
@@ -221,6 +259,14 @@ def _huber(difference: Tensor, known: Tensor) -> Tensor:
 def _total(field: Tensor) -> Tensor:
     """Sum over rows and columns, (..., 1, 1): in two steps, each the same with any number of threads."""
     return field.sum(dim=-1, keepdim=True).sum(dim=-2, keepdim=True)
+
+
+def _correlation(first: Tensor, second: Tensor) -> float:
+    """Over the cells where both have a value; 0 where it is not defined."""
+    known = first.isfinite() & second.isfinite()
+    if int(known.sum()) < 2:
+        return 0.0
+    return float(torch.corrcoef(torch.stack([first[known], second[known]]))[0, 1].nan_to_num(nan=0.0))
 
 
 def _gradient(field: Tensor) -> tuple[Tensor, Tensor]:

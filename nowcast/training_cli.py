@@ -9,6 +9,7 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 
 from nowcast.datamodule import RadarDataModule
 from nowcast.gan import NowcastGAN
+from nowcast.memory import keep_freed_memory
 
 
 class TrainingCLI(LightningCLI):
@@ -36,6 +37,8 @@ def training_cli(argv: Sequence[str], *, run: bool = True, **parser: str) -> Lig
     warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
     # Ours needs no state: which windows come next follows from NowcastGAN.batches_seen.
     warnings.filterwarnings("ignore", message=".*your dataloader is not resumable")
+    if run:
+        keep_freed_memory()
     return TrainingCLI(
         NowcastGAN,
         RadarDataModule,
