@@ -176,10 +176,18 @@ def _smoothed(frames: Tensor) -> Tensor:
     """Fields (N, C, H, W) without their shortest waves.
 
     Of a wave of L cells along an axis, 1 - sin(pi / L)^6 is left: nothing of 2 cells, 0.6 of 3, 0.9 of 4.
+    As products with two matrices, which learn several times faster than convolutions of one channel.
     """
-    taps = torch.tensor([1.0, -6.0, 15.0, -20.0, 15.0, -6.0, 1.0], device=frames.device) / 64
-    taps[SMOOTHING] += 1
-    padded = F.pad(frames.float().flatten(0, 1)[:, None], (SMOOTHING,) * 4, mode="replicate")
     with torch.autocast(frames.device.type, enabled=False):
-        along_rows = F.conv2d(padded, taps[None, None, None])
-        return F.conv2d(along_rows, taps[None, None, :, None]).unflatten(0, frames.shape[:2])[:, :, 0]
+        fields = frames.float()
+        rows, columns = (_smoothing(length, like=fields) for length in frames.shape[-2:])
+        return rows @ fields @ columns.T
+
+
+def _smoothing(length: int, *, like: Tensor) -> Tensor:
+    """Matrix (length, length) that smoothes a column; what lies beyond an end counts as that end."""
+    taps = torch.tensor([1.0, -6.0, 15.0, -20.0, 15.0, -6.0, 1.0], device=like.device) / 64
+    taps[SMOOTHING] += 1
+    offset = torch.arange(-SMOOTHING, SMOOTHING + 1, device=like.device)
+    neighbour = (torch.arange(length, device=like.device)[:, None] + offset).clamp(0, length - 1)
+    return like.new_zeros(length, length).scatter_add_(1, neighbour, taps.expand(length, -1))
