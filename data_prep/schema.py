@@ -221,6 +221,12 @@ def rain_array_on(
     )
 
 
+def evenly_spaced(values: np.ndarray) -> bool:
+    """Whether coordinates, two or more, follow each other at one distance."""
+    spacing = np.diff(values)
+    return spacing.size > 0 and spacing[0] != 0 and np.allclose(spacing, spacing[0], rtol=1e-3)
+
+
 def time_step(times: np.ndarray) -> np.timedelta64:
     """The step of the regular clock behind a list of times: their smallest difference.
 
@@ -383,8 +389,7 @@ def _grid_findings(array: xr.DataArray) -> list[str]:
     findings = []
     for name in ("x", "y"):
         values, attributes = array[name].values, array[name].attrs
-        spacing = np.diff(values)
-        if spacing.size == 0 or not np.allclose(spacing, spacing[0], rtol=1e-3) or spacing[0] == 0:
+        if not evenly_spaced(values):
             findings.append(f"{name} is not evenly spaced")
         if attributes.get("units") != "m" or "standard_name" not in attributes:
             findings.append(f"{name} lacks units 'm' or standard_name")

@@ -386,8 +386,10 @@ def _context(source: str, time: str, frames: int, prep: str | None) -> Any:
 
 
 def _write_weights(output: str, network: Any, card: dict[str, Any]) -> int:
+    from nowcast.gan_forecaster import GANForecaster
     from nowcast.weights import save_weights
 
+    GANForecaster(network, card, name=output)  # refuses a card that forecasts would refuse
     save_weights(output, network, card)
     print(f"{output}: {sum(parameter.numel() for parameter in network.parameters()):,} parameters")
     return DONE

@@ -19,6 +19,7 @@ from data_prep.schema import (
     VARIABLE,
     RefusedInput,
     crs_of,
+    evenly_spaced,
     iso,
     minutes,
     missing_from_clock,
@@ -214,6 +215,7 @@ def _usable(context: xr.DataArray, count: int) -> xr.DataArray:
             do="prepare it with nowcast prep or data_prep.schema.rain_array",
         )
     crs_of(context)
+    _refuse_odd_grid(context)
     if context.sizes["time"] < count:
         raise RefusedInput(
             f"a context holds {count} frames or more",
@@ -245,6 +247,24 @@ def _usable(context: xr.DataArray, count: int) -> xr.DataArray:
             do="choose a time at which the radar was on",
         )
     return frames
+
+
+def _refuse_odd_grid(context: xr.DataArray) -> None:
+    missing = [name for name in ("y", "x", "lat", "lon") if name not in context.coords]
+    if missing:
+        raise RefusedInput(
+            "a context has the coordinates y, x, lat and lon",
+            came=f"no {', '.join(missing)}",
+            do="prepare it with nowcast prep or data_prep.schema.rain_array",
+        )
+    for axis in ("y", "x"):
+        values = context[axis].values
+        if not evenly_spaced(values):
+            raise RefusedInput(
+                f"the {axis} of a context are two or more cells at one distance",
+                came=f"{values.size} from {values[0]:g} to {values[-1]:g}",
+                do="select a box without holes of the grid",
+            )
 
 
 def tell_unknown_motion(context: xr.DataArray, reason: str) -> None:

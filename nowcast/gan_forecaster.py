@@ -22,7 +22,7 @@ import xarray as xr
 from torch import Tensor
 
 from data_prep.schema import RefusedInput, minutes, time_step
-from nowcast.forecaster import Forecaster, member_seed, spacing_km, tell_unknown_motion
+from nowcast.forecaster import Forecaster, cell_size, member_seed, spacing_km, tell_unknown_motion
 from nowcast.model import Generator
 from nowcast.motion import unknown_motion
 from nowcast.representation import Paths, Representation, Seen
@@ -113,10 +113,10 @@ class GANForecaster(Forecaster):
         data = describe_data(context)
         if self.spacings is None:
             refuse_other_data(self.card, data, what=self.name)
-        elif self._resamples(frames) and not self.spacings[0] <= spacing_km(frames) <= self.spacings[1]:
+        elif not all(self.spacings[0] <= side / 1000 <= self.spacings[1] for side in cell_size(frames)):
             raise RefusedInput(
                 f"{self.name} takes a grid spacing of {self.spacings[0]:g} to {self.spacings[1]:g} km",
-                came=f"{spacing_km(frames):.3g} km",
+                came=" x ".join(f"{side / 1000:.3g}" for side in cell_size(frames)) + " km",
                 do="prepare the data with regrid, or train a model on them",
             )
         _refuse_other_time_step(self.card, data, what=self.name)
@@ -262,6 +262,9 @@ def decode(
 
     Yields:
         (N, steps, H, W), mm/h, not negative; NaN where the rain comes from cells without data.
+
+    Raises:
+        RefusedInput: If the network puts out anything but numbers: that is not missing data.
     """
     repeats = z.shape[0] // encoded.seen.last.shape[0]
     last, paths = encoded.seen.last.repeat_interleave(repeats, dim=0), encoded.paths.repeated(repeats)
@@ -269,7 +272,7 @@ def decode(
     outputs = generator.stream(
         encoded.states, z, size=(height, width), lead_steps=lead_steps, steps_at_once=steps_at_once
     )
-    values = (representation.from_network(output, last).float() for output in outputs)
+    values = (representation.from_network(_finite(output), last).float() for output in outputs)
 
     def rain(fields: Tensor) -> Tensor:
         return representation.to_rain(fields).clamp(min=0)
@@ -279,6 +282,16 @@ def decode(
         yield from paths.carry(rain(value).squeeze(2) for value in values)
     else:  # network values are carried, as in training
         yield from map(rain, paths.carry((value.squeeze(2) for value in values), error))
+
+
+def _finite(output: Tensor) -> Tensor:
+    if not bool(output.isfinite().all()):
+        raise RefusedInput(
+            "a network puts out finite values",
+            came="infinite ones, or none",
+            do="use other weights: these are damaged, or their training has diverged",
+        )
+    return output
 
 
 def _box(observed: np.ndarray) -> tuple[slice, slice]:
@@ -326,9 +339,12 @@ def _spacing_range(card: dict[str, Any]) -> tuple[float, float] | None:
     given = card.get("spacing_range_km")
     if given is None:
         return None
-    if not _are_positive(given, count=2) or given[0] > given[1]:
+    trained = card["grid_spacing"] / 1000
+    if not _are_positive(given, count=2) or not given[0] <= trained <= given[1]:
         raise RefusedInput(
-            "spacing_range_km of a card is [lowest, highest], km", came=given, do="correct the card"
+            f"spacing_range_km of a card is [lowest, highest], km, about the {trained:g} km of its network",
+            came=given,
+            do="correct the card",
         )
     return given[0], given[1]
 

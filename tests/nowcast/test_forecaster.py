@@ -115,3 +115,15 @@ def test_seeds_of_members_differ_and_do_not_depend_on_how_many_there_are():
     assert member_seed(1, time + np.timedelta64(5, "m"), 7) not in seeds
     assert member_seed(2, time, 7) not in seeds
     torch.Generator().manual_seed(max(seeds))
+
+
+@pytest.mark.parametrize("axis", ["x", "y"])
+def test_a_grid_with_a_hole_is_refused(make_rain, axis):
+    rain = make_rain(2)
+    with pytest.raises(RefusedInput, match=f"the {axis} of a context are two or more cells at one distance"):
+        Extrapolation().forecast(rain.drop_isel({axis: range(20, 30)}))
+
+
+def test_a_context_without_longitudes_is_refused_in_one_line(make_rain):
+    with pytest.raises(RefusedInput, match="came: no lat, lon"):
+        Persistence().forecast(make_rain(2).drop_vars(["lat", "lon"]))

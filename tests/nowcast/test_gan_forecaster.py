@@ -94,10 +94,17 @@ def test_missing_cells_of_a_resampled_grid_stay_missing(forecaster, make_rain, s
     assert np.isfinite(made).mean() > 0.8
 
 
-@pytest.mark.parametrize(("spacing", "told"), [(4000.0, "4 km"), (2600.0, "2.6 km"), (400.0, "0.4 km")])
+@pytest.mark.parametrize(("spacing", "told"), [(4000.0, "4 x 4 km"), (2600.0, "2.6 x 2.6 km"), (400.0, "0.4 x 0.4 km")])
 def test_spacings_outside_the_range_of_the_card_are_refused(forecaster, make_rain, spacing, told):
     with pytest.raises(RefusedInput, match=rf"spacing of 0.5 to 2.5 km; came: {told}"):
         forecast(forecaster, make_rain(4, spacing=spacing))
+
+
+def test_both_sides_of_a_cell_have_to_be_in_the_range(forecaster, make_rain):
+    rain = make_rain(4)
+    long = rain.assign_coords(x=rain["x"] * 0.3, y=rain["y"] * 3)  # 0.95 km is the side of a square as large
+    with pytest.raises(RefusedInput, match="came: 0.3 x 3 km"):
+        forecast(forecaster, long)
 
 
 def test_without_a_range_data_are_not_resampled(generator, make_rain):
@@ -126,7 +133,7 @@ def test_degrees_are_turned_into_metres(make_rain):
     assert describe_data(rain)["grid_spacing"] == pytest.approx(1112, rel=0.01)
 
 
-@pytest.mark.parametrize("given", [[2.0], [2.0, 1.0], [0.0, 1.0], ["1", "2"], [1.0, float("nan")], 2.0])
+@pytest.mark.parametrize("given", [[2.0], [2.0, 1.0], [0.5, 0.9], [1.1, 2.5], [0.0, 1.0], ["1", "2"], [1.0, float("nan")], 2.0])
 def test_a_range_of_spacings_that_is_none_is_refused(generator, given):
     with pytest.raises(RefusedInput, match="spacing_range_km of a card"):
         model(generator, spacing_range_km=given)
@@ -249,3 +256,12 @@ def test_a_network_trained_in_bf16_forecasts_in_it_where_the_processor_has_units
 def test_a_precision_that_is_none_is_refused(generator, precision):
     with pytest.raises(RefusedInput, match="precision of a card is 32-true or bf16-mixed"):
         model(generator, precision=precision)
+
+
+def test_weights_that_give_no_numbers_are_refused_rather_than_taken_for_missing_data(make_rain):
+    torch.manual_seed(0)
+    sizes = {"conditioning_channels": (4, 6), "latent_channels": (8, 8, 12), "lead_steps": LEADS}
+    broken = Generator(**sizes, input_channels=2).fold()
+    broken.sampler.output.bias.fill_(float("inf"))
+    with pytest.raises(RefusedInput, match="a network puts out finite values"):
+        forecast(model(broken), make_rain(4))
