@@ -127,7 +127,8 @@ class GANForecaster(Forecaster):
     ) -> Iterator[np.ndarray]:
         """Decode one member at a time; see `Forecaster.stream`.
 
-        Rain that comes from cells without data stays unknown, as do cells that no frame has data of. A
+        Rain that comes from cells without data stays unknown, as do cells that no frame has data of. Rates
+        below the least that the context holds are dry, as they are to its radar: a network knows no 0. A
         context without any rain gives a forecast without any. Rain whose motion the context does not tell is
         taken to stand still (`nowcast.motion.unknown_motion`), and the log says so.
         """
@@ -146,6 +147,7 @@ class GANForecaster(Forecaster):
         with torch.inference_mode(), self._precision():
             encoded = encode_seen(self.generator, shown.seen, lead_steps=lead_steps)
         unobserved = ~np.isfinite(context.values).any(axis=0)
+        least = context.values[context.values > 0].min()
         for member in range(members):
             drawn = member_seed(seed, context["time"].values[-1], member)
             with torch.inference_mode(), self._precision():
@@ -154,6 +156,7 @@ class GANForecaster(Forecaster):
             forecast = np.full((lead_steps, *context.shape[1:]), np.nan, np.float32)
             forecast[:, *shown.box] = rain.cpu().numpy()
             forecast[:, unobserved] = np.nan
+            forecast[forecast < least] = 0
             yield forecast
 
     def _member(self, encoded: Encoded, *, lead_steps: int, seed: int) -> Tensor:
