@@ -348,7 +348,8 @@ def test_training_validation_and_service_see_the_same_rain(store, tmp_path):
     with torch.no_grad():
         parts = decode(model.generator, model.representation, encoded, noise, lead_steps=18, steps_at_once=18)
         own = torch.cat(list(parts), dim=1)[0].numpy()
-    np.testing.assert_allclose(served[box], own, rtol=1e-4, atol=1e-4)
+    least = context.values[context.values > 0].min()
+    np.testing.assert_allclose(served[box], np.where(own < least, 0, own), rtol=1e-4, atol=1e-4)
 
 
 def member_noise(forecaster, context) -> torch.Tensor:
