@@ -220,11 +220,12 @@ class Paths(NamedTuple):
             back = torch.zeros_like(error)
         else:
             error = _followed(error, back)
-        moved = sample_continued(frame[:, None], back + error, back.shape[-2:])[:, 0]
-        if not self.observed.all():  # what an error would bring from where nothing was seen stays without it
-            seen = self.observed[:, None].to(frame.dtype)
-            there = sample_continued(seen, back + error, back.shape[-2:])[:, 0] > 0.5
-            moved = torch.where(there, moved, sample_continued(frame[:, None], back, back.shape[-2:])[:, 0])
+        size = back.shape[-2:]
+        moved = sample_continued(frame[:, None], back + error, size)[:, 0]
+        # What an error would bring from where nothing was seen, or from beyond the field, stays without it.
+        there = sample(self.observed.to(frame.dtype), back + error) > 0.5
+        if not there.all():
+            moved = torch.where(there, moved, sample_continued(frame[:, None], back, size)[:, 0])
         return torch.where(self.known[step], moved, torch.nan)
 
 

@@ -107,10 +107,19 @@ def test_velocity_errors_add_to_the_motion_and_leave_unknown_cells_where_they_we
     error = torch.tensor([2.0, 1.0])[None, :, None, None].expand(1, 2, 48, 48)
     moved = next(paths(3).carry(iter([still]), error))
     expected = torch.stack([blob(24 + 2 * step, 20 + 4 * step) for step in (1, 2, 3)])[None]
-    torch.testing.assert_close(moved[..., 8:40, 10:40], expected[..., 8:40, 10:40], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(moved[..., 8:40, 12:40], expected[..., 8:40, 12:40], atol=1e-4, rtol=1e-4)
     without = next(paths(3).carry(iter([still])))
     assert moved.isnan().equal(without.isnan())
     assert without.isnan().any()
+
+
+def test_a_velocity_error_draws_no_streaks_from_the_edge_of_the_field():
+    edge = torch.zeros(1, 1, 48, 48)
+    edge[..., 0] = 5.0  # rain that leaves the field on the left
+    error = torch.tensor([2.0, 0.0])[None, :, None, None].expand(1, 2, 48, 48)
+    moved = next(paths(1, still=True).carry(iter([edge]), error))
+    # Column 0 stays where nothing can come from; column 2 is where it is carried to.
+    assert moved[0, 0, 10, :5].tolist() == pytest.approx([5.0, 0.0, 5.0, 0.0, 0.0], abs=1e-4)
 
 
 def test_missing_cells_take_the_nearest_frame_that_has_them_and_are_told_apart():
