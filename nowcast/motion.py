@@ -20,6 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from nowcast.smoothing import smoothing_matrix
+
 COARSEST = 24
 """Cells that the shorter side keeps at the top of the pyramid."""
 WINDOW = 12.0
@@ -285,21 +287,15 @@ def _resize(motion: Tensor, size: Sequence[int]) -> Tensor:
 
 
 def _blur(field: Tensor, sigma: float) -> Tensor:
-    """Gaussian smoothing of (B, C, h, w), edges continued.
-
-    As products with two matrices, which processors do several times faster than convolutions of one channel.
-    """
+    """Gaussian smoothing of (B, C, h, w), edges continued."""
     rows, columns = (_smoothing(length, sigma, like=field) for length in field.shape[-2:])
     with torch.autocast(field.device.type, enabled=False):  # motion needs all the digits
         return rows @ field @ columns.T
 
 
 def _smoothing(length: int, sigma: float, *, like: Tensor) -> Tensor:
-    """Matrix (length, length) that smoothes a column; what lies beyond an end counts as that end."""
+    """Matrix (length, length) of a Gaussian that is cut off at three standard deviations."""
     radius = min(round(3 * sigma), length - 1)
     offset = torch.arange(-radius, radius + 1, device=like.device)
     kernel = torch.exp(-(offset.to(like.dtype) ** 2) / (2 * sigma**2))
-    kernel = kernel / kernel.sum()
-    neighbour = (torch.arange(length, device=like.device)[:, None] + offset).clamp(0, length - 1)
-    matrix = like.new_zeros(length, length)
-    return matrix.scatter_add_(1, neighbour, kernel.expand(length, -1))
+    return smoothing_matrix(kernel / kernel.sum(), length)
