@@ -194,6 +194,13 @@ def test_export_writes_the_same_network(reference, tmp_path, capsys):
     assert all(torch.equal(one[name], other[name]) for name in one)
     assert load_forecaster(second).card == card
 
+    about = tmp_path / "about.yaml"
+    about.write_text("spacing_range_km: [2.5, 0.4]\n")
+    third = tmp_path / "c.safetensors"
+    assert main(["export", str(first), "--output", str(third), "--about", str(about)]) == 1
+    assert "spacing_range_km of a card" in capsys.readouterr().err
+    assert not third.exists()
+
 
 # What is refused
 
