@@ -18,10 +18,10 @@ from torch.utils.data import DataLoader
 
 from data_prep.pipeline import prepare
 from nowcast.batch_norm import estimated_buffers, set_buffers
-from nowcast.cli import read_recipe
 from nowcast.datamodule import RadarDataModule
 from nowcast.gan import NowcastGAN
 from nowcast.model import PRESETS, Discriminator, Generator
+from nowcast.options import read_recipe
 from nowcast.training_batch import observed_rain
 from nowcast.validation import ValidationSums
 

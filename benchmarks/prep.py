@@ -32,7 +32,7 @@ from data_prep.frames import load
 from data_prep.pipeline import Recipe, prepare
 from data_prep.schema import VARIABLE
 from data_prep.sources import find_files, read_headers
-from nowcast.cli import read_recipe
+from nowcast.options import read_recipe
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = Path(os.environ.get("NOWCAST_RADAR_DATA", ROOT.parent / "shared/data"))

@@ -40,7 +40,7 @@ from rain_measures import (
 
 from data_prep.pipeline import prepare
 from data_prep.schema import clock_step, minutes, open_radar, open_store
-from nowcast.cli import read_recipe
+from nowcast.options import read_recipe
 from nowcast.plotting import save_figure
 from nowcast.synthetic_windows import DOMAIN, STEP, draw_weather, synthetic_windows
 

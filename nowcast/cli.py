@@ -278,20 +278,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return REFUSED
 
 
-def read_recipe(path: str) -> Any:
-    """Read a prep configuration file.
-
-    Raises:
-        RefusedInput: If there is no such file.
-    """
-    from data_prep.schema import RefusedInput
-
-    if not Path(path).is_file():
-        raise RefusedInput("--prep is a prep configuration file", came=path, do="see configs/prep")
-    parser = _recipe_parser(required=False)
-    return _as_recipe(parser, parser.parse_args(["--config", path]))
-
-
 def _parse_signature(name: str, argv: Sequence[str]) -> Callable[[], int]:
     """Parse the options of a command that are the signature of its function."""
     from jsonargparse import ArgumentParser
@@ -307,62 +293,30 @@ def _parse_signature(name: str, argv: Sequence[str]) -> Callable[[], int]:
 
 def _parse_recipe(name: str, argv: Sequence[str]) -> Callable[[], int]:  # noqa: ARG001
     """Parse the options of ``prep``, which are those of a recipe."""
-    parser = _recipe_parser()
+    from data_prep.pipeline import Recipe
+    from nowcast.options import instance_of, recipe_parser
+
+    parser = recipe_parser(description=_summary(prep))
     settings = parser.parse_args(argv)
-    return partial(prep, settings, lambda: _as_recipe(parser, settings))
+    return partial(prep, settings, lambda: instance_of(parser, settings, Recipe))
 
 
 def _parse_verification(name: str, argv: Sequence[str]) -> Callable[[], int]:  # noqa: ARG001
     """Parse the options of ``verify``, which are the settings of a verification."""
     from jsonargparse import ArgumentParser
 
+    from nowcast.options import appending, instance_of
     from nowcast.verify_store import StoreVerification
 
     parser = ArgumentParser(prog="nowcast verify", description=_summary(verify))
     parser.add_argument("--config", action="config", help="These options as a YAML file.")
     parser.add_class_arguments(StoreVerification)
-    return partial(verify, _instance(parser, parser.parse_args(_appending(argv)), StoreVerification))
+    return partial(verify, instance_of(parser, parser.parse_args(appending(argv)), StoreVerification))
 
 
 def _pass_on(name: str, argv: Sequence[str]) -> Callable[[], int]:
     """Leave the options of ``train`` and ``doctor`` to Lightning."""
     return partial(COMMANDS[name], argv)
-
-
-def _appending(argv: Sequence[str]) -> list[str]:
-    """Let ``--model A --model B`` mean both: the parser's own form for that is ``--model+ A``."""
-    return ["--model+" + word[7:] if word.split("=")[0] == "--model" else word for word in argv]
-
-
-def _recipe_parser(*, required: bool = True) -> Any:
-    from jsonargparse import ArgumentParser
-
-    from data_prep.pipeline import Recipe
-
-    parser = ArgumentParser(prog="nowcast prep", description=_summary(prep))
-    parser.add_argument("--config", action="config", help="Prep configuration, as in configs/prep.")
-    parser.add_argument("--source", type=str, required=required, help="Folder of radar files.")
-    parser.add_argument("--store", type=str, required=required, help="Zarr store to make or to append to.")
-    parser.add_argument("--report", type=str, help="Report file (JSON); STORE.report.json by default.")
-    parser.add_argument("--strict", type=bool, default=False, help="Exit with 1 if anything was refused.")
-    parser.add_argument("--scheduler", type=str, help="Address of a dask scheduler to work on its cluster.")
-    parser.add_argument("--threads", type=int, help="Threads to work with; one for each core by default.")
-    parser.add_class_arguments(Recipe)
-    return parser
-
-
-def _as_recipe(parser: Any, settings: Any) -> Any:
-    from data_prep.pipeline import Recipe
-
-    return _instance(parser, settings, Recipe)
-
-
-def _instance(parser: Any, settings: Any, kind: type) -> Any:
-    """The dataclass whose fields are among the options of a parser."""
-    from dataclasses import fields
-
-    values = parser.instantiate(settings)
-    return kind(**{field.name: values[field.name] for field in fields(kind)})
 
 
 def _context(source: str, time: str, frames: int, prep: str | None) -> Any:
@@ -372,6 +326,7 @@ def _context(source: str, time: str, frames: int, prep: str | None) -> Any:
     from data_prep.pipeline import read_latest
     from data_prep.schema import RefusedInput, open_radar
     from nowcast.cases import context_at
+    from nowcast.options import read_recipe
 
     try:
         instant = None if time == "latest" else np.datetime64(time.removesuffix("Z"), "ns")

@@ -9,8 +9,9 @@ import yaml
 from data_prep.pipeline import prepare
 from data_prep.readers import BUILT_IN
 from nowcast.checks import check_store
-from nowcast.cli import PARSERS, read_recipe
+from nowcast.cli import PARSERS
 from nowcast.model import PRESETS, Discriminator, Generator
+from nowcast.options import read_recipe
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from data_prep.pipeline import prepare
-from nowcast.cli import COMMANDS, read_recipe
+from nowcast.cli import COMMANDS
+from nowcast.options import read_recipe
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()

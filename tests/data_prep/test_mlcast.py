@@ -15,7 +15,7 @@ from data_prep.mlcast import export_samples, mlcast_findings, most_missing
 from data_prep.pipeline import prepare
 from data_prep.sampling import Sampling
 from data_prep.schema import SPLITS, RefusedInput, open_store
-from nowcast.cli import read_recipe
+from nowcast.options import read_recipe
 
 pytest.importorskip("mlcast_dataset_validator")
 pq = pytest.importorskip("pyarrow.parquet")

@@ -5,7 +5,7 @@ import pytest
 
 from data_prep.schema import SPLITS, RefusedInput
 from data_prep.splits import Splits, split_codes
-from nowcast.cli import read_recipe
+from nowcast.options import read_recipe
 
 
 def times(count: int, *, minutes: int = 60, start: str = "2020-01-01") -> np.ndarray:
