@@ -172,7 +172,7 @@ def plot_map(
     draw_image(ax, field, scale)
     draw_lines(ax, field)
     if graticule:
-        _draw_graticule(ax, field)
+        draw_graticule(ax, field)
     ax.set_title(title, loc="left", **HEADING)
     if colour_bar:
         draw_colour_bar(ax.inset_axes((1.025, 0.0, 0.032, 1.0)), scale, orientation="vertical")
@@ -276,7 +276,7 @@ def _new_axes(projection: GridProjection, *, heading_lines: int) -> GeoAxes:
     return axes
 
 
-def _draw_graticule(ax: Axes, field: xr.DataArray) -> None:
+def draw_graticule(ax: Axes, field: xr.DataArray) -> None:
     """Meridians, labelled where they cross the southern edge, and parallels, at the western edge."""
     west, east, south, north = extent_of(field)
     crs = crs_of(field)
