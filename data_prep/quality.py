@@ -19,7 +19,8 @@ from data_prep.schema import PACKED_SCALE, RefusedInput
 
 CELL_MARKS = {"above_range": 1, "speckle": 2, "spike": 4, "poor": 8}
 """Bits of the uint8 of a cell."""
-FRAME_MARKS = {"repeated": 1, "mask_changed": 2, "coverage_drop": 4, "level_jump": 8, "saturated": 16}
+FRAME_MARKS = {"repeated": 1, "mask_changed": 2, "coverage_drop": 4, "level_jump": 8, "saturated": 16,
+               "gone_dry": 32}  # fmt: skip
 """Bits of the uint8 of a frame."""
 WET_RATE = 0.1
 """mm/h from which a cell is wet: what 0.01 mm in 5 minutes, the finest step of common archives, can tell."""
@@ -68,9 +69,10 @@ class Quality:
             before is a ``coverage_drop``: a radar has failed.
         level_jump: A frame whose mean rain is more than this factor above or below that of the frame before
             is a ``level_jump``: the unit or the scale changed. Within 15 minutes a domain does not change so.
-        level_wet_share: Share of the observed cells that must be wet in both frames for a level jump; the
-            mean of a few cells may jump by itself. A scale so small that hardly a cell stays wet is not
-            found, since a shower that leaves a small domain looks alike.
+        level_wet_share: Share of the observed cells that must be wet in both frames for a level jump, and in
+            the frame before for one that is ``gone_dry``; the mean of a few cells may jump by itself. A scale
+            so small that hardly a cell stays wet is not found, since a shower that leaves a small domain
+            looks alike.
         saturated_rate: A frame may be ``saturated`` if its largest rate is this or more, mm/h. In weak rain
             the steps of 8-bit data are so coarse that several cells share the largest value by chance.
         saturated_cells: A frame with more cells than this at exactly its largest rate is ``saturated``: the
@@ -202,7 +204,9 @@ def mark_frame(summary: FrameSummary, before: FrameSummary | None, settings: Qua
     """Mark a doubtful frame.
 
     ``repeated`` has the rates and the mask of the frame before although it rains: a product has frozen.
-    ``mask_changed`` observes other cells than the frame before. The other marks: see `Quality`.
+    ``mask_changed`` observes other cells than the frame before. ``gone_dry`` holds no wet cell after a frame
+    with more of them than `Quality.level_wet_share`: rain does not end everywhere at once. The other marks:
+    see `Quality`.
 
     Args:
         summary: Of the frame.
@@ -221,6 +225,7 @@ def mark_frame(summary: FrameSummary, before: FrameSummary | None, settings: Qua
         found["coverage_drop"] = summary.observed < before.observed * (1 - settings.coverage_drop)
         low, high = sorted((summary.mean, before.mean))
         rains = min(summary.wet, before.wet) > settings.level_wet_share
+        found["gone_dry"] = summary.wet == 0 and before.wet > settings.level_wet_share
         found["level_jump"] = rains and high > low * settings.level_jump
     return sum(FRAME_MARKS[name] for name, is_so in found.items() if is_so)
 

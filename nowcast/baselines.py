@@ -24,6 +24,7 @@ class Persistence(Forecaster):
 
     name = "persistence"
     deterministic = True
+    takes_gaps = True
 
     def stream(
         self,
@@ -41,15 +42,24 @@ class Persistence(Forecaster):
 class Extrapolation(Forecaster):
     """The last frame moves on (Lagrangian persistence; Germann and Zawadzki 2002).
 
-    The motion is estimated from all frames of the context and held steady. Where the rain would come from
-    outside the data there is no forecast.
+    The motion is estimated from all pairs of consecutive frames with data and held steady. Where the rain
+    would come from outside the data there is no forecast.
     """
 
     name = "extrapolation"
     deterministic = True
+    takes_gaps = True
 
     def __init__(self, *, device: str = "cpu") -> None:
         self.device = device
+
+    def recent(self, context: xr.DataArray) -> xr.DataArray:
+        """As `Forecaster.recent`.
+
+        Raises:
+            RefusedInput: Also if no two consecutive frames hold data.
+        """
+        return _with_a_pair(super().recent(context))
 
     def stream(
         self,
@@ -74,9 +84,14 @@ class ExtrapolationEnsemble(Forecaster):
     """
 
     name = "extrapolation-ensemble"
+    takes_gaps = True
 
     def __init__(self, *, device: str = "cpu") -> None:
         self.device = device
+
+    def recent(self, context: xr.DataArray) -> xr.DataArray:
+        """As `Extrapolation.recent`."""
+        return _with_a_pair(super().recent(context))
 
     def stream(
         self, context: xr.DataArray, *, lead_steps: int, members: int, seed: int
@@ -165,6 +180,17 @@ def _drawn(frames: xr.DataArray, seed: int) -> np.ndarray:
         came=f"{count} frames without any",
         do="look at the store with: nowcast check",
     )
+
+
+def _with_a_pair(frames: xr.DataArray) -> xr.DataArray:
+    seen = np.isfinite(frames.values).any(axis=(1, 2))
+    if not (seen[:-1] & seen[1:]).any():
+        raise RefusedInput(
+            "two consecutive frames of a context hold data, which tell the motion",
+            came=f"data at {', '.join(iso(time) for time in frames['time'].values[seen])}",
+            do="choose another time, or persistence",
+        )
+    return frames
 
 
 def motion_of(context: xr.DataArray, *, device: str = "cpu") -> torch.Tensor:

@@ -34,6 +34,8 @@ FORECAST_ATTRIBUTES = {
     "units": "mm h-1",
     "grid_mapping": "crs",
 }
+INPUT_STATUS = ("observed", "interpolated", "missing")
+"""What a frame of a context may be, by the code of the coordinate ``input_frame_status``."""
 METRES_PER_DEGREE = 111_195.0
 """Of a great circle on a sphere of 6371 km."""
 
@@ -45,11 +47,13 @@ class Forecaster(ABC):
         name: What tables, files and maps call it.
         context_frames: Frames it needs.
         deterministic: Whether all its members are the same; it then makes one.
+        takes_gaps: Whether frames but the last may be without any data.
     """
 
     name: str
     context_frames: int = 4
     deterministic: bool = False
+    takes_gaps: bool = False
 
     @abstractmethod
     def stream(
@@ -74,7 +78,10 @@ class Forecaster(ABC):
     def made_from(self, frames: xr.DataArray, *, seed: int) -> dict[str, Any]:
         """Attributes of a forecast: whose data, which frames, which model, which seed."""
         cited = {name: frames.attrs[name] for name in ("institution", "license") if name in frames.attrs}
-        inputs = ", ".join(iso(time) for time in frames["time"].values)
+        status = frames.coords.get("input_frame_status")
+        codes = [0] * frames.sizes["time"] if status is None else status.values
+        told = zip(frames["time"].values, codes, strict=True)
+        inputs = ", ".join(f"{iso(time)} {INPUT_STATUS[code]}" for time, code in told)
         return {**cited, **self.provenance(), "seed": seed, "input_frames": inputs}
 
     def recent(self, context: xr.DataArray) -> xr.DataArray:
@@ -83,7 +90,7 @@ class Forecaster(ABC):
         Raises:
             RefusedInput: If the context is no rain array, too short, broken by a gap, or without data.
         """
-        return _usable(context, self.context_frames)
+        return _usable(context, self.context_frames, gaps=self.takes_gaps)
 
     def member_count(self, members: int) -> int:
         """How many members a request for some gives: one from a deterministic forecaster."""
@@ -207,7 +214,7 @@ def spacing_km(array: xr.DataArray) -> float:
     return float(np.sqrt(np.prod(cell_size(array)))) / 1000
 
 
-def _usable(context: xr.DataArray, count: int) -> xr.DataArray:
+def _usable(context: xr.DataArray, count: int, *, gaps: bool) -> xr.DataArray:
     if context.dims != ("time", "y", "x") or context.attrs.get("units") not in RATE_UNITS:
         raise RefusedInput(
             f"a context is rain rate (time, y, x) in one of {RATE_UNITS}",
@@ -240,9 +247,11 @@ def _usable(context: xr.DataArray, count: int) -> xr.DataArray:
         )
     frames = frames.where(np.isfinite(frames))  # what is infinite was not measured
     blind = times[~np.isfinite(frames.values).any(axis=(1, 2))]
+    if gaps:
+        blind = blind[blind == times[-1]]
     if blind.size:
         raise RefusedInput(
-            "every frame of a context holds data",
+            "the last frame of a context holds data" if gaps else "every frame of a context holds data",
             came=f"no observed cell at {', '.join(iso(time) for time in blind)}",
             do="choose a time at which the radar was on",
         )

@@ -114,6 +114,28 @@ def advect(field: Tensor, motion: Tensor, steps: int) -> Tensor:
     return torch.stack([_at(planes, back, mode="bilinear") for back in trajectories(motion, steps)], dim=1)
 
 
+def between(earlier: Tensor, later: Tensor) -> Tensor:
+    """The field half-way between two fields, along the motion from one to the other.
+
+    Each is carried half of the way and what meets is averaged. Where `unknown_motion` has a reason, rain is
+    taken to stand still.
+
+    Args:
+        earlier: mm/h, (H, W), NaN where there is no data.
+        later: The same at the later time.
+
+    Returns:
+        mm/h, (H, W); where one of the two has no value, that of the other.
+    """
+    frames = torch.stack([earlier, later])
+    motion = estimate_motion(frames[None])
+    if unknown_motion(frames, motion[0]):
+        motion = torch.zeros_like(motion)
+    forth, back = advect(earlier[None], motion / 2, 1)[0, 0], advect(later[None], -motion / 2, 1)[0, 0]
+    both = torch.stack([forth, back])
+    return both.nanmean(dim=0)
+
+
 def trajectories(motion: Tensor, steps: int) -> Iterator[Tensor]:
     """Displacement from every cell back to where its rain was, for 1, 2, ... steps.
 

@@ -217,6 +217,15 @@ def test_the_first_shower_is_no_jump() -> None:
     assert mark_frame(summary_of(dry + 10), summary_of(shower), Quality()) == 0
 
 
+@pytest.mark.parametrize(("wet_rows", "dries"), [(1, True), (0, False)])
+def test_rain_that_is_gone_everywhere_at_once_is_marked(wet_rows: int, *, dries: bool) -> None:
+    dry, shower = np.zeros((50, 50), np.float32), np.zeros((50, 50), np.float32)
+    shower[:wet_rows, :] = 3  # 2 % of the cells
+    shower[10, :10] = 3  # 0.4 %, which may end by itself
+    assert names(mark_frame(summary_of(dry), summary_of(shower), Quality())) == ({"gone_dry"} if dries else set())
+    assert mark_frame(summary_of(shower), summary_of(dry), Quality()) == 0
+
+
 @pytest.mark.parametrize(("cells", "rate", "saturates"), [(5, 115, False), (6, 115, True), (6, 49, False)])
 def test_many_cells_at_exactly_the_largest_rate_tell_of_a_ceiling(
     cells: int, rate: float, *, saturates: bool
