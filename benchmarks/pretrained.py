@@ -21,7 +21,7 @@ from data_prep.synthetic import SyntheticRain, generate
 from nowcast.cases import context_at
 from nowcast.load import load_forecaster
 from nowcast.maps import PROBABILITY, RAIN
-from nowcast.products import exceedance_probability
+from nowcast.fields import exceedance_probability
 
 LEADS = (15, 30, 60, 90)
 """Minutes."""

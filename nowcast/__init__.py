@@ -10,9 +10,9 @@ _HOME = {
     "open_radar": "data_prep.schema",
     "RefusedInput": "data_prep.schema",
     "load_forecaster": "nowcast.load",
-    "exceedance_probability": "nowcast.products",
-    "read_forecast": "nowcast.products",
-    "write_forecast": "nowcast.products",
+    "exceedance_probability": "nowcast.fields",
+    "read_forecast": "nowcast.forecast_file",
+    "write_forecast": "nowcast.forecast_file",
     "verify": "nowcast.evaluation",
     "plot_map": "nowcast.plotting",
 }

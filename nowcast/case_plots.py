@@ -11,6 +11,7 @@ from cartopy.mpl.geoaxes import GeoAxes
 from matplotlib.figure import Figure
 
 from data_prep.schema import RefusedInput
+from nowcast.fields import exceedance_probability
 from nowcast.maps import (
     PROBABILITY,
     RAIN,
@@ -21,7 +22,6 @@ from nowcast.maps import (
     projection_of,
     utc,
 )
-from nowcast.products import exceedance_probability
 from nowcast.score_text import shortened
 
 MARGIN = 0.03

@@ -77,9 +77,9 @@ def forecast(
         device: Where to compute, as torch names devices.
     """
     from data_prep.schema import open_radar
+    from nowcast.forecast_file import forecast_to_file
     from nowcast.forecaster import refuse_dry
     from nowcast.load import load_forecaster
-    from nowcast.products import forecast_to_file
 
     radar = open_radar(source) if prep is None else None
     forecaster = load_forecaster(model, device=device, radar=radar)
@@ -117,9 +117,10 @@ def plot(
             mean, which has their peaks.
     """
     from data_prep.schema import open_radar
+    from nowcast.fields import SINGLES, at_lead_time
+    from nowcast.forecast_file import read_forecast
     from nowcast.maps import heading
     from nowcast.plotting import animate, plot_map, plot_panel, save_figure
-    from nowcast.products import SINGLES, at_lead_time, read_forecast
 
     ensemble = read_forecast(forecast)
     observed = open_radar(store) if store else None

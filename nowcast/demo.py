@@ -21,12 +21,12 @@ from data_prep.store import SHARD_FRAMES, About
 from data_prep.synthetic import SyntheticRain, generate
 from nowcast.cases import context_at, valid_starts
 from nowcast.datamodule import RadarDataModule
+from nowcast.forecast_file import read_forecast, write_forecast
 from nowcast.forecaster import Forecaster
 from nowcast.gan import NowcastGAN
 from nowcast.load import PRETRAINED, load_forecaster
 from nowcast.model import PRESETS, Discriminator, Generator
 from nowcast.plotting import animate, plot_panel, save_figure
-from nowcast.products import read_forecast, write_forecast
 from nowcast.verify_store import StoreVerification, verify_store
 
 FRAMES = 240

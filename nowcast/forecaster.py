@@ -232,11 +232,11 @@ def _usable(context: xr.DataArray, count: int, *, gaps: bool) -> xr.DataArray:
     frames = context.isel(time=slice(-count, None)).astype(np.float32).load()
     times = frames["time"].values
     step = time_step(context["time"].values) if context.sizes["time"] > 1 else np.timedelta64(0, "ns")
-    gaps = missing_from_clock(times, step) if count > 1 else times[:0]
-    if gaps.size:
+    absent = missing_from_clock(times, step) if count > 1 else times[:0]
+    if absent.size:
         raise RefusedInput(
             f"the {count} frames up to {iso(times[-1])} follow each other every {minutes(step):g} min",
-            came=f"no frame at {', '.join(iso(gap) for gap in gaps)}",
+            came=f"no frame at {', '.join(iso(time) for time in absent)}",
             do="choose a time after the gap",
         )
     if (frames.values < 0).any():

@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from data_prep.schema import RefusedInput
+from nowcast.fields import exceedance_probability
 from nowcast.files import written_whole
 from nowcast.maps import (
     HEADING,
@@ -38,7 +39,6 @@ from nowcast.maps import (
     scale_of,
     utc,
 )
-from nowcast.products import exceedance_probability
 
 __all__ = ["PROBABILITY", "RAIN", "RAIN_COLOURS", "RAIN_LEVELS", "Scale", "animate", "plot_map", "plot_panel",
            "projection_of", "save_figure"]  # fmt: skip

@@ -10,8 +10,8 @@ import numpy as np
 import xarray as xr
 
 from data_prep.schema import RATE_UNITS, RefusedInput, crs_of, iso, time_step
+from nowcast.forecast_file import read_forecast
 from nowcast.forecaster import Forecaster
-from nowcast.products import read_forecast
 
 SAME_PLACE = 1e-3
 """Share of the grid spacing by which the cells of one grid may lie apart."""
@@ -28,7 +28,7 @@ class ForecastFile(NamedTuple):
 
 
 class StoredForecasts(Forecaster):
-    """Forecast files, each of one reference time, as `nowcast.products` writes them.
+    """Forecast files, each of one reference time, as `nowcast.forecast_file` writes them.
 
     Args:
         path: Forecast file, or folder of them (``*.nc``). The newest of two files of one time counts.

@@ -10,7 +10,7 @@ import xarray as xr
 from data_prep.schema import open_radar
 from nowcast.baselines import Persistence
 from nowcast.cli import COMMANDS, main
-from nowcast.products import read_forecast
+from nowcast.forecast_file import read_forecast
 
 ROOT = Path(__file__).resolve().parents[2]
 TIME = "2020-06-01T04:00"

@@ -7,10 +7,10 @@ import torch
 import xarray as xr
 
 from data_prep.schema import RefusedInput
+from nowcast.forecast_file import forecast_to_file, read_forecast
 from nowcast.forecaster import Forecaster
 from nowcast.gan_forecaster import GANForecaster, describe_data
 from nowcast.model import Generator
-from nowcast.products import forecast_to_file, read_forecast
 
 LEADS = 4
 CARD = {

