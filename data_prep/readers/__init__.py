@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import gzip
 import logging
+import stat
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -26,6 +27,7 @@ import numpy as np
 import xarray as xr
 from pyproj.exceptions import ProjError
 
+from data_prep.readers.limits import LimitedGzip, refuse_large_file
 from data_prep.schema import RefusedInput
 
 GROUP = "nowcast.readers"
@@ -138,13 +140,19 @@ def open_content(path: Path) -> Iterator[BinaryIO]:
     """Open a file for reading, looking through gzip; whatever goes wrong inside is refused by name.
 
     Raises:
-        RefusedInput: If the file cannot be opened, or its compressed content is cut short or damaged.
+        RefusedInput: If the file cannot be opened, is no plain file or too large, or its compressed content
+            is cut short, damaged, or more than `limits.LARGEST_FILE` bytes.
     """
     try:
+        state = path.stat()
+        if not stat.S_ISREG(state.st_mode):
+            # To open a pipe would wait for somebody to write to it.
+            raise damaged(path, "it is no plain file")
+        refuse_large_file(state.st_size, path)
         with path.open("rb") as raw:
             compressed = raw.read(2) == b"\x1f\x8b"
             raw.seek(0)
-            yield cast(BinaryIO, gzip.GzipFile(fileobj=raw)) if compressed else raw
+            yield cast(BinaryIO, LimitedGzip(raw, path)) if compressed else raw
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise damaged(path, error) from error
     except OSError as error:

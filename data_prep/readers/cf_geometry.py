@@ -21,8 +21,9 @@ import numpy as np
 import pyproj
 import xarray as xr
 
-from data_prep.readers.cf_source import LARGEST_CELLS, Source, Variable
+from data_prep.readers.cf_source import Source, Variable
 from data_prep.readers.cf_values import decode
+from data_prep.readers.limits import refuse_large_grid
 from data_prep.schema import GEOLOCATION_TOLERANCE, map_coordinates
 
 PROJ_ATTRIBUTES = ("proj_string", "proj4", "proj4_string", "proj4_params", "projection", "crs_wkt", "crs")
@@ -98,10 +99,11 @@ def find_axes(source: Source, field: Variable) -> tuple[Axis, Axis]:
         raise ValueError(f"axes {sorted(v.name for some in chosen.values() for v in some)}: which?")
     if not (chosen["x"] and chosen["y"]):
         return _axes_from_location(source, field)
-    y, x = (_axis(source, chosen[kind][0]) for kind in "yx")
-    if x.dim == y.dim or x.values.size * y.values.size > LARGEST_CELLS:
-        raise ValueError(f"{x.dim} ({x.values.size}) and {y.dim} ({y.values.size}) are no axes of a grid")
-    return y, x
+    down, across = (chosen[kind][0] for kind in "yx")
+    if down.dims == across.dims:
+        raise ValueError(f"{down.name} and {across.name} lie along the same {down.dims[0]}")
+    refuse_large_grid((*down.shape, *across.shape), source.path)
+    return _axis(source, down), _axis(source, across)
 
 
 def make_grid(source: Source, field: Variable, axes: tuple[Axis, Axis]) -> Grid:

@@ -9,9 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import gzip
-import io
 import math
-import mmap
 import struct
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -24,16 +22,12 @@ import zarr
 
 from data_prep.readers import damaged, incomplete, open_content
 from data_prep.readers.hdf5 import MAGIC as HDF5_MAGIC
+from data_prep.readers.hdf5 import open_hdf5, read_part
+from data_prep.readers.limits import LARGEST_GRID, whole
 from data_prep.readers.netcdf_classic import MAGIC as CLASSIC_MAGIC
 from data_prep.readers.netcdf_classic import read_classic
 from data_prep.schema import RefusedInput
 
-LARGEST_CELLS = 10**8
-"""Cells that may be read at once (the largest composites have 4e7); more is taken for a damaged header."""
-LARGEST_SEARCH = 2**26
-"""Bytes at the beginning of an HDF5 file in which damaged heaps are looked for."""
-
-_HEAP = b"GCOL\x01\0\0\0"
 _SCALE_LABEL = b"This is a netCDF dimension but not a netCDF variable"
 _BOOKKEEPING = frozenset({"DIMENSION_LIST", "REFERENCE_LIST", "CLASS", "NAME", "_Netcdf4Coordinates",
                           "_Netcdf4Dimid", "_NCProperties", "_ARRAY_DIMENSIONS"})  # fmt: skip
@@ -59,7 +53,7 @@ class Variable(NamedTuple):
         shape: Their lengths.
         dtype: As stored.
         attributes: Text, numbers, or tuples of them.
-        values: What stands in the file, to be sliced: an array of numpy, h5py or Zarr.
+        values: What stands in the file, to be sliced by numbers and slices along its first dimensions.
         chunks: Lengths of the blocks that are read as a whole.
         default_fill: Whether the default fill value of netCDF marks no data.
     """
@@ -77,16 +71,16 @@ class Variable(NamedTuple):
         """Read a part of the values.
 
         Raises:
-            ValueError: If the header makes it larger than any radar composite.
+            ValueError: If it is larger than `LARGEST_GRID`.
         """
         lengths = [
             len(range(*part.indices(length))) if isinstance(part, slice) else 1
             for part, length in zip(index, self.shape, strict=False)
         ]
         cells = math.prod([*lengths, *self.shape[len(index) :]])
-        if max(cells, math.prod(self.chunks)) > LARGEST_CELLS:
+        if max(cells, math.prod(self.chunks)) > LARGEST_GRID:
             raise ValueError(f"{self.name} {self.shape} in chunks {self.chunks}: too large to be true")
-        return np.asarray(self.values[(*index, ...)])
+        return np.asarray(self.values[index])
 
 
 class Source(NamedTuple):
@@ -104,7 +98,7 @@ def is_zarr(path: Path) -> bool:
 
 def is_netcdf4(path: Path) -> bool:
     """Whether an HDF5 file is netCDF4: written by a netCDF library, or with its dimensions or conventions."""
-    with _translated(path), _hdf5_file(path) as file:
+    with _translated(path), open_hdf5(path) as file:
         if "_NCProperties" in file.attrs or _text(file.attrs.get("Conventions", "")).startswith("CF"):
             return True
         return any(item.is_scale for item in _datasets(file).values())
@@ -121,17 +115,18 @@ def open_source(path: Path) -> Iterator[Source]:
         if path.is_dir():
             yield _zarr_source(path)
             return
-        with open_content(path) as content:
-            magic = content.read(8)
+        content = stack.enter_context(open_content(path))
+        magic = content.read(8)
         if magic.startswith(CLASSIC_MAGIC):
-            attributes, variables = read_classic(stack.enter_context(_buffer(path)))
+            stream = whole(content, path) if isinstance(content, gzip.GzipFile) else content
+            attributes, variables = read_classic(stream)
             yield Source(path, _plain(attributes), {
                 name: Variable(name, v.dims, v.values.shape, v.values.dtype, _plain(v.attributes), v.values,
                                (), default_fill=True)
                 for name, v in variables.items()
             })  # fmt: skip
         elif magic == HDF5_MAGIC:
-            yield _hdf5_source(path, stack.enter_context(_hdf5_file(path)))
+            yield _hdf5_source(path, stack.enter_context(open_hdf5(path)))
         else:
             raise incomplete(path, f"it begins with {magic!r}, neither netCDF nor Zarr")
 
@@ -146,52 +141,7 @@ def _translated(path: Path) -> Iterator[None]:
         raise damaged(path, "a header that asks for more than the memory") from error
     except _ERRORS as error:
         # What h5py and zarr raise for damaged metadata depends on which byte is wrong.
-        if "required filter" in str(error):
-            finding = f"{error}; import hdf5plugin before, or store it with zlib"
-            raise incomplete(path, finding) from error
         raise damaged(path, f"{type(error).__name__}: {error}") from error
-
-
-@contextmanager
-def _buffer(path: Path) -> Iterator[Any]:
-    with open_content(path) as content:
-        if isinstance(content, gzip.GzipFile):
-            yield content.read()
-        else:
-            # Left to the collector, because views of it live on in the variables.
-            yield mmap.mmap(content.fileno(), 0, access=mmap.ACCESS_READ)
-
-
-@contextmanager
-def _hdf5_file(path: Path) -> Iterator[h5py.File]:
-    with _buffer(path) as content:
-        _refuse_endless_heap(content)
-        source = io.BytesIO(content) if isinstance(content, bytes) else path
-    with h5py.File(source, "r") as file:
-        yield file
-
-
-def _refuse_endless_heap(content: Any) -> None:
-    """Refuse what the HDF5 library would never finish reading: a heap of texts with an object of no length.
-
-    The layout is that of the HDF5 File Format Specification 3.0, section III.E (global heap).
-
-    Raises:
-        ValueError: If there is one.
-    """
-    length_bytes = content[14] if content[8] < 2 else content[10]
-    if length_bytes != 8:
-        return
-    heap = content.find(_HEAP, 0, LARGEST_SEARCH)
-    while heap >= 0:
-        (size,) = struct.unpack_from("<Q", content, heap + 8)
-        place, end = heap + 16, min(heap + size, len(content))
-        while place + 16 <= end:
-            number, length = struct.unpack_from("<H6xQ", content, place)
-            place += length if number == 0 else 16 + -(-length // 8) * 8
-            if (number, length) == (0, 0) or place > heap + size:
-                raise ValueError(f"the heap at byte {heap} has an object of {length} bytes")
-        heap = content.find(_HEAP, heap + 8, LARGEST_SEARCH)
 
 
 def _datasets(file: h5py.File) -> dict[str, h5py.Dataset]:
@@ -215,9 +165,19 @@ def _hdf5_source(path: Path, file: h5py.File) -> Source:
         # A variable that has the name of a dimension that is not its own is stored under another.
         plain = name.removeprefix("_nc4_non_coord_")
         dims = _hdf5_dims(name, item, numbers)
-        variables[plain] = Variable(plain, dims, item.shape, item.dtype, _plain(attributes), item,
-                                    item.chunks or (), default_fill=True)  # fmt: skip
+        variables[plain] = Variable(plain, dims, item.shape, item.dtype, _plain(attributes),
+                                    _Stored(item), item.chunks or (), default_fill=True)  # fmt: skip
     return Source(path, _plain({k: file.attrs[k] for k in file.attrs if k not in _BOOKKEEPING}), variables)
+
+
+class _Stored:
+    """Values in HDF5, of which no more is read than they may be."""
+
+    def __init__(self, dataset: h5py.Dataset) -> None:
+        self._dataset = dataset
+
+    def __getitem__(self, index: tuple[int | slice, ...]) -> np.ndarray:
+        return read_part(self._dataset, index)
 
 
 def _hdf5_dims(name: str, item: h5py.Dataset, numbers: Mapping[int, str]) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import NamedTuple
 
@@ -11,6 +12,7 @@ import xarray as xr
 from data_prep.readers import in_nanoseconds
 from data_prep.readers.cf_source import Source, Variable
 from data_prep.readers.cf_values import Unit, decode
+from data_prep.readers.limits import refuse_many_frames
 from data_prep.schema import time_step
 
 LONGEST_MINUTES = 44640.0
@@ -60,6 +62,7 @@ def read_clock(source: Source, field: Variable, time: Variable, unit: Unit) -> C
         ValueError: If times are missing, no dates of the common calendar, or the interval of an accumulation
             is not said.
     """
+    refuse_many_frames(math.prod(time.shape), source.path)
     times = _dates(time, np.atleast_1d(time.read()), time)
     interval = _interval(source, time, times)
     instant = unit.name == "dBZ" or "time: point" in str(field.attributes.get("cell_methods", ""))

@@ -29,6 +29,7 @@ import pyproj
 import xarray as xr
 
 from data_prep.readers import Reader, damaged, frame, incomplete, locate, open_content
+from data_prep.readers.limits import refuse_large_grid, refuse_many_frames
 from data_prep.schema import RefusedInput, map_coordinates
 
 NATIONAL_GRID = "EPSG:27700"
@@ -138,6 +139,7 @@ def _records(path: Path) -> Iterator[_Record]:
         for number, data in enumerate(_contents(content, path)):
             record = _record(data, number, path)
             length = length or len(record.times)
+            refuse_many_frames(number * length, path)
             if len(record.times) != length:
                 raise incomplete(path, f"record {number} has {len(record.times)} frames, the first {length}")
             yield record
@@ -189,6 +191,7 @@ def _record(data: bytes, number: int, path: Path) -> _Record:
     if not 0 < probability <= 1:
         raise incomplete(path, f"record {number}: sample_prob is {probability}")
     height, width = _shape(extent, number, path)
+    refuse_large_grid((height, width), path)
     frames, rest = divmod(len(packed), 2 * height * width)
     if frames == 0 or rest:
         raise incomplete(path, f"record {number}: {len(packed)} bytes of radar for {height} x {width} cells")

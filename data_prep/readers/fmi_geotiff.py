@@ -9,7 +9,6 @@ detection nor the time needs it.
 from __future__ import annotations
 
 import gzip
-import io
 import re
 import struct
 from collections.abc import Iterator
@@ -33,6 +32,7 @@ from data_prep.readers import (
     open_content,
     single_frame_reader,
 )
+from data_prep.readers.limits import LARGEST_CONTENT, refuse_large_grid, whole
 from data_prep.schema import RefusedInput, map_coordinates
 
 GDAL_METADATA = 42112
@@ -40,10 +40,6 @@ GDAL_METADATA = 42112
 KEYS = {"Observation time", "Quantity", "Gain", "Offset", "Nodata", "Undetect"}
 LARGEST_METADATA = 65536
 """Bytes."""
-LARGEST_GRID = 100_000_000
-"""Cells."""
-LARGEST_FILE = 2 * LARGEST_GRID
-"""Bytes of a decompressed file."""
 
 _MAGIC = {b"II*\0": "<", b"MM\0*": ">", b"II+\0": "<", b"MM\0+": ">"}
 _ASCII = 2
@@ -150,7 +146,7 @@ def _tag(content: BinaryIO) -> str:
 
 def _seek(content: BinaryIO, value: bytes, layout: str) -> None:
     (offset,) = struct.unpack(layout, value)
-    if offset > LARGEST_FILE:
+    if offset > LARGEST_CONTENT:
         raise ValueError(f"an offset of {offset} bytes")
     content.seek(offset)
 
@@ -231,7 +227,7 @@ def _open(path: Path) -> Iterator[Any]:
             do="pip install 'nowcast[geotiff]'",
         ) from error
     with open_content(path) as content:
-        source = io.BytesIO(content.read(LARGEST_FILE)) if isinstance(content, gzip.GzipFile) else path
+        source = whole(content, path) if isinstance(content, gzip.GzipFile) else path
     try:
         # Without its folder: a file beside this one must not change what it says.
         with (
@@ -247,8 +243,9 @@ def _open(path: Path) -> Iterator[Any]:
 
 def _grid(dataset: Any, path: Path) -> _Grid:
     transform, crs = dataset.transform, dataset.crs
-    if dataset.width * dataset.height > LARGEST_GRID:
-        raise incomplete(path, f"{dataset.height} x {dataset.width} cells, more than {LARGEST_GRID}")
+    refuse_large_grid(dataset.shape, path)
+    # GDAL decodes a block as a whole, however little of it lies on the grid.
+    refuse_large_grid(dataset.block_shapes[0], path)
     if dataset.count != 1 or dataset.dtypes[0] != "uint8":
         raise incomplete(path, f"{dataset.count} band(s) of {dataset.dtypes[0]}, not one of uint8")
     upright = (transform.b, transform.d) == (0, 0) and transform.a > 0 > transform.e

@@ -11,6 +11,7 @@ corners of the grid, into the stated metres per pixel to 1e-5 m; one of 6371000 
 
 from __future__ import annotations
 
+import math
 import re
 from functools import lru_cache
 from pathlib import Path
@@ -29,6 +30,7 @@ from data_prep.readers import (
     open_content,
     single_frame_reader,
 )
+from data_prep.readers.limits import refuse_large_grid
 from data_prep.schema import map_coordinates
 
 SPHERE_RADIUS = 6371288.0
@@ -91,15 +93,17 @@ def read(path: Path) -> xr.DataArray:
             corners contradict its metres per pixel.
     """
     with open_content(path) as content:
-        data = content.read()
-    header = _header(data, path)
+        header = _header(content.read(LARGEST_HEADER), path)
+        refuse_large_grid(header.shape, path)
+        content.seek(header.size)
+        data = content.read(math.prod(header.shape) + 1)
     quantity = _text(header, "param", path)
     if quantity != "CorrectedReflectivity" or header.largest != NO_DATA:
         raise incomplete(
             path, f"{quantity} in 0..{header.largest}, not CorrectedReflectivity in 0..{NO_DATA}"
         )
-    pixels = np.frombuffer(data, dtype=np.uint8, offset=header.size)
-    if pixels.size != np.prod(header.shape):
+    pixels = np.frombuffer(data, dtype=np.uint8)
+    if pixels.size != math.prod(header.shape):
         raise damaged(path, f"{pixels.size} pixels in a grid of {header.shape[0]} x {header.shape[1]}")
     time, coordinates = _time(header, path), locate(_coordinates, _grid(header, path), path)
     values = _DBZ[pixels].reshape(header.shape)

@@ -24,7 +24,7 @@ from data_prep.readers import (
     locate,
     single_frame_reader,
 )
-from data_prep.readers.hdf5 import MAGIC, open_hdf5
+from data_prep.readers.hdf5 import MAGIC, open_hdf5, read_image
 from data_prep.schema import map_coordinates
 
 GROUPS = ("overview", "geographic/map_projection", "image1/calibration")
@@ -161,9 +161,7 @@ def _values(file: h5py.File, grid: _Grid, path: Path) -> np.ndarray:
     dataset = file.get("image1/image_data")
     if not isinstance(dataset, h5py.Dataset):
         raise incomplete(path, "no dataset image1/image_data")
-    pixels = dataset[()]
-    if pixels.shape != grid.shape:
-        raise incomplete(path, f"image {pixels.shape} in a grid {grid.shape}")
+    pixels = read_image(dataset, grid.shape, path)
     missing = _number(file, "image1/calibration", "calibration_missing_data", path)
     outside = _number(file, "image1/calibration", "calibration_out_of_image", path)
     values = (pixels * float(match[1]) + float(match[2])).astype(np.float32)

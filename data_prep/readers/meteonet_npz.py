@@ -22,18 +22,20 @@ import gzip
 import io
 import pickle
 import pickletools
+import struct
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import pyproj
 import xarray as xr
 
 from data_prep.readers import Reader, damaged, frame, incomplete, locate, open_content
+from data_prep.readers.limits import BLOCK, refuse_large_file, refuse_many_frames, too_large, whole
 from data_prep.schema import RefusedInput, map_coordinates
 
 DATA, DATES = "data.npy", "dates.npy"
@@ -50,12 +52,13 @@ REFLECTIVITY_CLASSES = (0, 8, 16, *range(20, 71))
 """Lower bounds, dBZ."""
 LARGEST_DATES = 1_000_000
 """Bytes of the pickled dates; those of 11 days without a gap are 100 000."""
-LARGEST_PACKED = 1_000_000_000
-"""Bytes of an archive that is itself compressed."""
-BLOCK = 2**20
-"""Bytes that are inflated at once to check them."""
+LONGEST_STATE = 16
+"""Bytes of a pickled date; that of a datetime has ten."""
+MOST_ENTRIES = 100
+"""In an archive, each of which takes memory when it is opened; those of MeteoNet have three."""
 
-_MAGIC = b"PK\x03\x04"
+_MAGIC, _END, _END_64 = b"PK\x03\x04", b"PK\x05\x06", b"PK\x06\x07"
+_LONGEST_END = 22 + 65535 + 20
 _YEARS = range(1900, 2262)
 
 
@@ -79,6 +82,8 @@ class _Frames:
             raise incomplete(path, f"{DATA} {shape} of {dtype}, not maps of {list(FIRST_CENTRES)} cells")
         if archive.getinfo(DATA).file_size != size:
             raise damaged(path, f"{DATA} has {archive.getinfo(DATA).file_size} bytes, not {size}")
+        refuse_large_file(size, path)
+        refuse_many_frames(shape[0], path)
         state = path.stat()
         _check_whole(path, state.st_size, state.st_mtime_ns)
         self._member = archive.open(DATA)
@@ -159,7 +164,9 @@ def _open(path: Path) -> Iterator[zipfile.ZipFile]:
     with open_content(path) as content:
         try:
             packed = isinstance(content, gzip.GzipFile)
-            with zipfile.ZipFile(io.BytesIO(content.read(LARGEST_PACKED)) if packed else content) as archive:
+            source = whole(content, path) if packed else content
+            _refuse_crowded(source, path)
+            with zipfile.ZipFile(source) as archive:
                 if any(entry.compress_type not in (0, 8) for entry in archive.infolist()):
                     raise damaged(path, "a compression that numpy does not write")
                 yield archive
@@ -168,6 +175,19 @@ def _open(path: Path) -> Iterator[zipfile.ZipFile]:
         except Exception as error:
             # What zipfile and numpy raise for damaged bytes depends on which byte is wrong.
             raise damaged(path, f"{type(error).__name__}: {error}") from error
+
+
+def _refuse_crowded(content: BinaryIO, path: Path) -> None:
+    """Refuse an archive by the number of entries that its end announces (PKWARE, "APPNOTE.TXT", 4.3.16)."""
+    size = content.seek(0, io.SEEK_END)
+    content.seek(max(0, size - _LONGEST_END))
+    end = content.read(_LONGEST_END)
+    # Where zipfile finds it: at the very end, else behind the last mark, as a comment may follow.
+    at = len(end) - 22 if end[-22:].startswith(_END) and end.endswith(b"\0\0") else end.rfind(_END)
+    entries = struct.unpack_from("<H", end, at + 10)[0] if 0 <= at <= len(end) - 22 else 0
+    if entries > MOST_ENTRIES or end[: max(at, 0)][-20:].startswith(_END_64):
+        raise too_large(path, f"an archive of {entries} entries, more than {MOST_ENTRIES}")
+    content.seek(0)
 
 
 @lru_cache(maxsize=64)
@@ -233,11 +253,22 @@ class _DatesOnly(pickle.Unpickler):
             ("numpy", "dtype"): lambda *_: _State(),
             ("datetime", "datetime"): datetime.datetime,
             ("datetime", "date"): datetime.date,
-            ("_codecs", "encode"): lambda text, _: text.encode("latin1"),
+            ("_codecs", "encode"): _encoded,
         }
         if (module, name) not in found:
             raise pickle.UnpicklingError(f"the dates refer to {module}.{name}")
         return found[module, name]
+
+
+def _encoded(text: str, _encoding: str) -> bytes:
+    """The state of one date, which protocols 0 to 2 keep as text.
+
+    Raises:
+        pickle.UnpicklingError: If it is longer: copies of a long text, called for often, fill the memory.
+    """
+    if len(text) > LONGEST_STATE:
+        raise pickle.UnpicklingError(f"a date of {len(text)} characters")
+    return text.encode("latin1")
 
 
 def _unpickle(content: bytes) -> list[datetime.datetime | datetime.date]:

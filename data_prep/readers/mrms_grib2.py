@@ -17,6 +17,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from functools import lru_cache
+from itertools import count
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -25,14 +26,11 @@ import pyproj
 import xarray as xr
 
 from data_prep.readers import Reader, damaged, frame, in_nanoseconds, incomplete, locate, open_content
+from data_prep.readers.limits import LARGEST_CONTENT, refuse_large_grid, refuse_many_frames
 from data_prep.schema import RefusedInput, map_coordinates
 
 PRECIPITATION_RATE = (209, 6, 1)
 """Discipline, category and number."""
-LARGEST_GRID = 100_000_000
-"""Cells."""
-LARGEST_MESSAGE = 8 * LARGEST_GRID
-"""Bytes."""
 LARGEST_HEADER = 4096
 """Bytes of a message within which its data section begins."""
 
@@ -104,10 +102,13 @@ def read_frames(path: Path, numbers: Sequence[int]) -> Iterator[xr.DataArray]:
     """
     for number in numbers:
         with open_content(path) as content:
-            messages = _messages(content, path)
-            if number >= len(messages):
-                raise damaged(path, f"{len(messages)} message(s), none of number {number}")
-            message = messages[number]
+            # To the end of the file, where the checksum of gzip is.
+            for found, message in enumerate(_messages(content, path)):
+                if found == number:
+                    wanted = message
+            if number > found:
+                raise damaged(path, f"{found + 1} message(s), none of number {number}")
+            message = wanted
             content.seek(message.offset)
             data = content.read(message.size)
         if len(data) != message.size or not data.endswith(b"7777") or not _intact(data, message):
@@ -127,24 +128,25 @@ def read_frames(path: Path, numbers: Sequence[int]) -> Iterator[xr.DataArray]:
 READER = Reader("mrms_grib2", detect, read_times, read_frames)
 
 
-def _messages(content: BinaryIO, path: Path) -> list[_Message]:
-    messages: list[_Message] = []
+def _messages(content: BinaryIO, path: Path) -> Iterator[_Message]:
     offset = 0
-    while True:
+    for number in count():
+        refuse_many_frames(number, path)
         content.seek(offset)
         head = content.read(LARGEST_HEADER)
-        if not head and messages:
-            return messages
+        if not head and number:
+            return
         try:
-            messages.append(_message(head, offset, path))
+            message = _message(head, offset, path)
         except (struct.error, KeyError, IndexError) as error:
-            raise damaged(path, f"the header of message {len(messages)} is cut short or corrupt") from error
-        offset += messages[-1].size
+            raise damaged(path, f"the header of message {number} is cut short or corrupt") from error
+        offset += message.size
+        yield message
 
 
 def _message(head: bytes, offset: int, path: Path) -> _Message:
     discipline, edition, size = struct.unpack_from(">BBQ", head, 6)
-    if head[:4] != b"GRIB" or edition != 2 or size > LARGEST_MESSAGE:
+    if head[:4] != b"GRIB" or edition != 2 or size > LARGEST_CONTENT:
         raise damaged(path, f"no GRIB2 message at byte {offset}")
     sections = _sections(head)
     category, number = sections[4][9:11]
@@ -194,8 +196,9 @@ def _grid(section: bytes, path: Path) -> _Grid:
     columns, rows, basic, divisions, *first, flags, latitude, longitude, width, height, scanning = fields[9:]
     if source or listed or template:
         raise incomplete(path, f"grid template {template}, not latitude and longitude")
-    if not 0 < rows * columns == points <= LARGEST_GRID:
+    if not 0 < rows * columns == points:
         raise incomplete(path, f"{points} points in a grid of {rows} x {columns}")
+    refuse_large_grid((rows, columns), path)
     if (basic, divisions) not in {(1, 1_000_000), (0, 0), (0, 0xFFFFFFFF)}:
         raise incomplete(path, f"angles in {basic} / {divisions} degrees, not in microdegrees")
     if flags & _INCREMENTS_GIVEN != _INCREMENTS_GIVEN or scanning & ~_SOUTH_FIRST:

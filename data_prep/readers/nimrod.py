@@ -25,13 +25,12 @@ import pyproj
 import xarray as xr
 
 from data_prep.readers import damaged, frame, incomplete, locate, open_content, single_frame_reader
+from data_prep.readers.limits import refuse_large_grid
 from data_prep.schema import map_coordinates
 
 NATIONAL_GRID = "EPSG:27700"
 HEADER_SIZE = 512
 """Bytes of the header, without the record lengths around it."""
-LARGEST_GRID = 20_000_000
-"""Cells; the National Grid at 500 m has a fifth of them."""
 NOT_SET = -32767
 FIRST_YEAR, LAST_YEAR = 1980, 2200
 """Between which a validity time is credible."""
@@ -197,8 +196,7 @@ def _values(header: _Header, content: BinaryIO, path: Path) -> np.ndarray:
 
 def _shape(header: _Header, path: Path) -> tuple[int, int]:
     rows, columns = int(header.integers[15]), int(header.integers[16])
-    if rows < 1 or columns < 1 or rows * columns > LARGEST_GRID:
-        raise incomplete(path, f"a grid of {rows} x {columns}")
+    refuse_large_grid((rows, columns), path)
     return rows, columns
 
 

@@ -30,7 +30,8 @@ from data_prep.readers import (
     locate,
     single_frame_reader,
 )
-from data_prep.readers.hdf5 import MAGIC, open_hdf5
+from data_prep.readers.hdf5 import MAGIC, open_hdf5, read_image
+from data_prep.readers.limits import refuse_large_grid
 from data_prep.schema import map_coordinates
 
 OBJECTS = ("COMP", "IMAGE")
@@ -47,8 +48,6 @@ LOWEST = {"mm h-1": -0.01, "mm": -0.01, "dBZ": -100.0}
 CORNER_TOLERANCE = 0.25
 """Cells by which a corner in the header may miss that of the grid. Three decimals of a degree miss by up to
 0.06 km; corners that are centres of cells, not outer corners, miss by half a cell."""
-LARGEST_GRID = 50_000_000
-"""Cells; three times the largest European composite."""
 
 _LONG_NAMES = {"mm h-1": "rain rate", "mm": "accumulated precipitation", "dBZ": "radar reflectivity"}
 _UNITS = {"RATE": "mm h-1", "ACRR": "mm"}
@@ -243,8 +242,7 @@ def _grid(levels: Levels, path: Path) -> _Grid:
     if not isinstance(projection, str):
         raise incomplete(path, f"where/projdef is {projection!r}, not text")
     rows, columns = (int(_finite(levels, "where", name, path)) for name in ("ysize", "xsize"))
-    if min(rows, columns) < 1 or rows * columns > LARGEST_GRID:
-        raise incomplete(path, f"a grid of {rows} x {columns} cells")
+    refuse_large_grid((rows, columns), path)
     corners = [f"{corner}_{axis}" for corner in ("LL", "UL", "UR", "LR") for axis in ("lon", "lat")]
     return _Grid(
         projection=projection,
@@ -258,10 +256,7 @@ def _pixels(group: h5py.Group, shape: tuple[int, int], path: Path) -> np.ndarray
     dataset = group.get("data")
     if not isinstance(dataset, h5py.Dataset):
         raise incomplete(path, f"no dataset {group.name}/data")
-    # Before a byte of it is read: a damaged file may claim any size.
-    if dataset.shape != shape or dataset.dtype.kind not in "fui":
-        raise incomplete(path, f"{group.name}/data is {dataset.dtype} of {dataset.shape} in a grid {shape}")
-    return dataset[()]
+    return read_image(dataset, shape, path)
 
 
 def _field(levels: Levels, shape: tuple[int, int], path: Path, units: str) -> np.ndarray:

@@ -31,12 +31,11 @@ import numpy as np
 import pyproj
 import xarray as xr
 
-from data_prep.readers import Reader, frame, incomplete, locate, single_frame_reader
+from data_prep.readers import Reader, frame, incomplete, locate, open_content, single_frame_reader
+from data_prep.readers.limits import refuse_large_grid
 from data_prep.schema import RefusedInput, map_coordinates
 
 PREFIX = "pysteps:"
-LARGEST_GRID = 100_000_000
-"""Cells."""
 LARGEST_EARTH_IN_KM = 10_000
 """A radius below this is not in metres."""
 
@@ -130,8 +129,9 @@ def to_frame(imported: tuple[Any, Any, dict], *, time: np.datetime64, path: Path
     try:
         field, quality, metadata = imported
         values = _filled(field)
-        if values.ndim != 2 or not 0 < values.size <= LARGEST_GRID:
+        if values.ndim != 2 or not values.size:
             raise incomplete(path, f"a field of shape {values.shape}, not (y, x)")
+        refuse_large_grid(values.shape, path)
         grid = _grid(metadata, values.shape, path)
         values, attributes = _physical(values, metadata, path)
         upper = {"upper": True, "lower": False}[metadata["yorigin"]]
@@ -151,6 +151,10 @@ def to_frame(imported: tuple[Any, Any, dict], *, time: np.datetime64, path: Path
 
 def _read(path: Path, *, importer: Callable[[str], tuple], pattern: str) -> xr.DataArray:
     time = time_of_name(path, pattern=pattern)
+    if path.exists():
+        # How much an importer reads of it is its own affair; that it is plain and not too large is ours.
+        with open_content(path):
+            pass
     try:
         with _lock:
             imported = importer(str(path))

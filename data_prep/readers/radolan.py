@@ -44,6 +44,8 @@ LARGEST_HEADER = 2048
 """Bytes within which a header ends."""
 LARGEST_BUNDLE = 128 * 2**20
 """Bytes after which a bundle, 66 MB of leads, is no longer read: a small bzip2 can hold gigabytes."""
+MOST_MEMBERS = 100
+"""Of a bundle, each of which stays in memory while it is read; there are 25."""
 BZIP2_BLOCK = 900_000
 """Bytes of its largest block."""
 FORECAST_LEADS = tuple(range(0, 125, 5))
@@ -277,7 +279,9 @@ def _members(stream: BinaryIO, path: Path) -> Iterator[tuple[_Header, IO[bytes]]
     """The composites of a tar in their order; each is at its first cell and to be read before the next."""
     limited = cast(IO[bytes], _Limited(stream, LARGEST_BUNDLE))
     with tarfile.open(fileobj=limited, mode="r|") as bundle:
-        for member in bundle:
+        for number, member in enumerate(bundle):
+            if number == MOST_MEMBERS:
+                raise tarfile.ReadError("more members than a bundle of leads has")
             if member.isdir():
                 continue
             content = bundle.extractfile(member) if member.isreg() and not member.issparse() else None
