@@ -110,6 +110,7 @@ class LiveFrames:
         self._named: set[Refusal] = set()
         self._frames: dict[int, Entry] = {}
         self._loaded: dict[tuple[Entry, Stamp], Loaded | str] = {}
+        self._elapsed = 0.0
 
     def look(self, now: np.datetime64, elapsed: float) -> list[Refusal]:
         """See which frames there are.
@@ -121,7 +122,7 @@ class LiveFrames:
         Returns:
             What is refused and was not before.
         """
-        stamps = self._stamps()
+        stamps, self._elapsed = self._stamps(), elapsed
         self._seen = {
             path: (stamp, self._seen[path][1] if self._is_as_seen(path, stamp) else elapsed)
             for path, stamp in stamps.items()
@@ -162,6 +163,10 @@ class LiveFrames:
     def holds(self, time: np.datetime64) -> bool:
         """Whether there is a file with the frame of a time."""
         return _nanoseconds(time) in self._frames
+
+    def waited(self, time: np.datetime64) -> float:
+        """Seconds between the arrival of the file of a frame, as far as it was watched, and the last look."""
+        return self._elapsed - self._seen[self._frames[_nanoseconds(time)].path][1]
 
     def forget_future(self) -> None:
         """Judge frames anew that were refused for being ahead of the clock: the clock was wrong."""

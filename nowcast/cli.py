@@ -101,6 +101,20 @@ def verify(settings: Any) -> int:
     return REFUSED if findings else DONE
 
 
+def serve(settings: Any, at: str | None, once: bool) -> int:  # noqa: FBT001
+    """Forecast whenever a frame arrives, publish and verify; or once, for a schedule of one's own."""
+    from nowcast.service.logs import log_as_json
+    from nowcast.service.loop import serve, serve_once
+
+    if settings.log_json:
+        log_as_json()
+    if at is None and not once:
+        return serve(settings)
+    status, line = serve_once(settings, at=None if at is None else _instant(at))
+    print(line)
+    return status
+
+
 def plot(
     forecast: str, output: str, store: str | None = None, lead_minutes: int | None = None,
     threshold: float = 1.0, product: Literal["mean", "probability_matched_mean"] = "mean",
@@ -234,8 +248,8 @@ def train(argv: Sequence[str]) -> int:
 
 COMMANDS: dict[str, Callable[..., int]] = {
     "demo": demo, "prep": prep, "check": check, "train": train, "forecast": forecast, "verify": verify,
-    "plot": plot, "export": export, "export-samples": export_samples, "import-ocf": import_ocf,
-    "doctor": doctor,
+    "serve": serve, "plot": plot, "export": export, "export-samples": export_samples,
+    "import-ocf": import_ocf, "doctor": doctor,
 }  # fmt: skip
 POSITIONAL = {
     "check": "path", "plot": "forecast", "export": "checkpoint", "export-samples": "store",
@@ -315,6 +329,24 @@ def _parse_verification(name: str, argv: Sequence[str]) -> Callable[[], int]:  #
     return partial(verify, instance_of(parser, parser.parse_args(appending(argv)), StoreVerification))
 
 
+def _parse_service(name: str, argv: Sequence[str]) -> Callable[[], int]:  # noqa: ARG001
+    """Parse the options of ``serve``, which are the settings of the service."""
+    from jsonargparse import ArgumentParser
+
+    from nowcast.options import instance_of
+    from nowcast.service.settings import ServeSettings
+
+    parser = ArgumentParser(prog="nowcast serve", description=_summary(serve))
+    parser.add_argument(
+        "--config", action="config", help="These options as a YAML file, as in configs/serve."
+    )
+    parser.add_argument("--once", action="store_true", help="Make the forecast of the newest frame and end.")
+    parser.add_argument("--at", type=str, help="Make the forecast of this reference time (UTC) and end.")
+    parser.add_class_arguments(ServeSettings)
+    settings = parser.parse_args(list(argv))
+    return partial(serve, instance_of(parser, settings, ServeSettings), settings.at, settings.once)
+
+
 def _pass_on(name: str, argv: Sequence[str]) -> Callable[[], int]:
     """Leave the options of ``train`` and ``doctor`` to Lightning."""
     return partial(COMMANDS[name], argv)
@@ -322,23 +354,28 @@ def _pass_on(name: str, argv: Sequence[str]) -> Callable[[], int]:
 
 def _context(source: str, time: str, frames: int, prep: str | None) -> Any:
     """The frames up to a time, from a store or from a folder of radar files."""
-    import numpy as np
-
     from data_prep.pipeline import read_latest
-    from data_prep.schema import RefusedInput, open_radar
+    from data_prep.schema import open_radar
     from nowcast.cases import context_at
     from nowcast.options import read_recipe
 
-    try:
-        instant = None if time == "latest" else np.datetime64(time.removesuffix("Z"), "ns")
-    except ValueError as error:
-        raise RefusedInput(
-            "--time is ISO 8601 in UTC or latest", came=time, do="as 2010-08-26T05:00"
-        ) from error
+    instant = None if time == "latest" else _instant(time)
     if prep is not None:
         return read_latest(source, read_recipe(prep), frames=frames, time=instant)
     radar = open_radar(source)
     return context_at(radar, radar["time"].values[-1] if instant is None else instant, frames)
+
+
+def _instant(text: str) -> Any:
+    """A time that was given, UTC."""
+    import numpy as np
+
+    from data_prep.schema import RefusedInput
+
+    try:
+        return np.datetime64(text.removesuffix("Z"), "ns")
+    except ValueError as error:
+        raise RefusedInput("a time is ISO 8601 in UTC", came=text, do="as 2010-08-26T05:00") from error
 
 
 def _write_weights(output: str, network: Any, card: dict[str, Any]) -> int:
@@ -372,5 +409,11 @@ def _summary(command: Callable[..., int]) -> str:
     return (command.__doc__ or "").strip().splitlines()[0]
 
 
-PARSERS = {"prep": _parse_recipe, "verify": _parse_verification, "train": _pass_on, "doctor": _pass_on}
+PARSERS = {
+    "prep": _parse_recipe,
+    "verify": _parse_verification,
+    "serve": _parse_service,
+    "train": _pass_on,
+    "doctor": _pass_on,
+}
 """How the options of a command are parsed, where they are not the signature of its function."""
