@@ -100,7 +100,7 @@ class Labels:
     def of(ensemble: xr.DataArray) -> Labels:
         """Those of a forecast (realization, lead_time, y, x)."""
         told = {k: str(v) for k, v in ensemble.attrs.items() if k not in FORECAST_ATTRIBUTES}
-        return Labels(ensemble.coords.to_dataset(), told)
+        return Labels(ensemble.coords.to_dataset().load(), told)
 
     @property
     def members(self) -> int:
@@ -204,7 +204,7 @@ def clock(origin: str = EPOCH) -> dict[str, str]:
 
 def define(file: netCDF4.Dataset, labels: Labels, *, title: str = "", grid_mapping: str = "crs") -> None:
     """Write global attributes, the grid, the reference time and the status of the input into a new file."""
-    file.setncatts(_global_attributes(labels, title))
+    file.setncatts(global_attributes(labels, title))
     coordinates = labels.coordinates
     times, status = labels.inputs()
     for name, size in (
@@ -253,7 +253,8 @@ def proj4_of(labels: Labels) -> str:
     return pyproj.CRS.from_user_input(crs_of(labels.coordinates)).to_proj4()
 
 
-def _global_attributes(labels: Labels, title: str) -> dict[str, str]:
+def global_attributes(labels: Labels, title: str = "") -> dict[str, str]:
+    """Global attributes of a file: whose data, which model, which seed, and when the forecast starts."""
     software, told = f"nowcast {version('nowcast')}", labels.attributes
     reference, model = labels.reference_time, told.get("model", "unknown model")
     checkpoint = f", checkpoint sha256 {told['checkpoint']}" if told.get("checkpoint") else ""

@@ -97,7 +97,7 @@ SINGLES = {
         Members.mean,
         {
             "long_name": "ensemble mean of the rain rate",
-            "cell_methods": "time: point realization: mean",
+            "cell_methods": "time: point",
             "comment": "Mean of the members that have a value in the cell. A smooth field: compared with the "
             "members it rains in more cells, and less hard.",
         },
@@ -127,11 +127,13 @@ def single(ensemble: xr.DataArray, name: str) -> xr.DataArray:
     Returns:
         mm/h, (lead_time, y, x).
     """
-    leads = ensemble.transpose("lead_time", "realization", "y", "x")
-    values = np.stack([SINGLES[name].of_members(Members(lead.values)) for lead in leads])
+    fields = []
+    for lead in range(ensemble.sizes["lead_time"]):
+        members = ensemble.isel(lead_time=lead).transpose("realization", "y", "x")
+        fields.append(SINGLES[name].of_members(Members(members.values)))
     first = ensemble.isel(realization=0, drop=True).transpose("lead_time", "y", "x")
     told = {key: text for key, text in SINGLES[name].attributes.items() if key != "cell_methods"}
-    return first.copy(data=values).rename(f"{ensemble.name}_{name}").assign_attrs(told)
+    return first.copy(data=np.stack(fields)).rename(f"{ensemble.name}_{name}").assign_attrs(told)
 
 
 def probability_matched_mean(ensemble: xr.DataArray) -> xr.DataArray:
@@ -178,6 +180,24 @@ def at_lead_time(forecast: xr.DataArray, lead_minutes: int) -> xr.DataArray:
             do="choose one of them",
         )
     return forecast.isel(lead_time=int(np.flatnonzero(leads == lead_minutes)[0]))
+
+
+def box_of_data(fields: xr.DataArray, *, margin: int = 0) -> dict[str, slice]:
+    """The smallest box of a grid that holds all cells with data, and some rows and columns around it.
+
+    Args:
+        fields: (..., y, x), NaN where there is no data.
+        margin: Rows and columns around the box.
+
+    Returns:
+        Slices of ``y`` and ``x`` for `isel`; all of a grid without data.
+    """
+    seen = np.isfinite(fields.transpose(..., "y", "x").values).reshape(-1, *fields.shape[-2:]).any(axis=0)
+    box = {}
+    for axis, cells in (("y", np.flatnonzero(seen.any(axis=1))), ("x", np.flatnonzero(seen.any(axis=0)))):
+        ends = (max(cells[0] - margin, 0), cells[-1] + 1 + margin) if cells.size else (0, None)
+        box[axis] = slice(*ends)
+    return box
 
 
 class RainStart:

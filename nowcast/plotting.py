@@ -79,7 +79,7 @@ def plot_panel(
         RefusedInput: If the ensemble lacks a dim, the CRS or a lead time, or the grids differ.
     """
     _check_panel(observed, ensemble)
-    rows = ensemble.sel(lead_time=_panel_leads(ensemble, lead_times))
+    rows = ensemble.sel(lead_time=_panel_leads(ensemble, lead_times)).load()
     columns = _panel_columns(observed, rows, threshold)
     figure, axes = _panel_axes(projection_of(ensemble), len(columns), rows.sizes["lead_time"])
     for column, (name, fields) in enumerate(columns.items()):

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, NamedTuple
 import netCDF4
 import numpy as np
 
-from nowcast.cf import RATES, Field, Labels, clock, create_field, create_variable, define, define_times
+from nowcast.cf import RATES, Field, Labels, create_field, create_variable, define, define_times
 from nowcast.cf import field_attributes as attributes_of
 from nowcast.fields import SINGLES, Members, RainStart
 from nowcast.forecaster import FORECAST_ATTRIBUTES
@@ -101,8 +101,9 @@ class MeanFile(ProductFile):
         define_times(target.file, target.labels, target.labels.lead_times)
         name = target.standard_name
         self._fields = {}
-        for kind, single in SINGLES.items():
-            told = attributes_of(name, "", RATE_UNITS) | dict(single.attributes)
+        kinds = SINGLES if target.labels.members > 1 else ("mean",)  # of one member, both are that member
+        for kind in kinds:
+            told = attributes_of(name, "", RATE_UNITS) | dict(SINGLES[kind].attributes)
             self._fields[kind] = self.field(f"{name}_{kind}", SERIES, told, packed=True)
 
     def add(self, lead: int, values: np.ndarray, members: Members) -> None:  # noqa: ARG002
@@ -164,7 +165,7 @@ class AccumulationFile(ProductFile):
     Args:
         target: Where to write.
         leads: Numbers of the lead times at which a period ends.
-        percentiles: %.
+        percentiles: %; none of one member.
         thresholds: mm.
     """
 
@@ -182,9 +183,11 @@ class AccumulationFile(ProductFile):
         quantity = RATES[target.standard_name]
         name, called, units = quantity.amount, quantity.amount_name, quantity.amount_units
         told = attributes_of(name, f"ensemble mean of the {called}", units,
-                             cell_methods="time: sum realization: mean")  # fmt: skip
+                             cell_methods="time: sum")  # fmt: skip
         self._mean = self.field(f"{name}_mean", SERIES, told, packed=True)
-        self._percentiles = self.percentiles(name, called, units, percentiles, cell_methods="time: sum")
+        if self._levels:
+            told = {"cell_methods": "time: sum"}
+            self._percentiles = self.percentiles(name, called, units, percentiles, **told)
         self._probability = self.probabilities(name, called, units, thresholds)
 
     def add(self, lead: int, values: np.ndarray, members: Members) -> None:  # noqa: ARG002
@@ -206,7 +209,7 @@ class AccumulationFile(ProductFile):
         file.createDimension("bnds", 2)
         start = int(labels.reference_time.astype(np.int64))
         bounds = start + np.column_stack([np.zeros_like(seconds), seconds])
-        create_variable(file, "time_bnds", "i8", ("time", "bnds"), bounds, **clock())
+        create_variable(file, "time_bnds", "i8", ("time", "bnds"), bounds)
 
 
 class RainStartFile(ProductFile):
