@@ -30,7 +30,8 @@ from PIL import Image
 
 from data_prep.schema import RefusedInput, crs_of, minutes
 from nowcast import maps
-from nowcast.products import INPUT_STATUS, read_forecast
+from nowcast.forecast_file import nothing, read_forecast
+from nowcast.forecaster import INPUT_STATUS
 from nowcast.verification.matched_mean import matched_events
 
 LAYERS = "layers.json"
@@ -90,7 +91,7 @@ def write_layers(
     *,
     observed: xr.DataArray | None = None,
     threshold: float = 1.0,
-    between: Callable[[], None] = lambda: None,
+    between: Callable[[], None] = nothing,
 ) -> list[Path]:
     """Draw all layers of a forecast.
 
@@ -346,7 +347,7 @@ def _layers(count: int, threshold: float) -> list[dict[str, str]]:
               "has it, as hard as in the members."),
         layer("probability", "probability", f"Chance ≥ {threshold:g} mm/h",
               f"Fraction of the {count} members that reach {threshold:g} mm/h."),
-        *(layer(f"member_{n:02d}", "rain", str(n + 1), f"One of {count} equally likely courses.")
+        *(layer(f"member_{n:02d}", "rain", str(n + 1), f"Member {n + 1} of {count}, all equally likely.")
           for n in range(count)),
     ]  # fmt: skip
 

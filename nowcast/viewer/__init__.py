@@ -14,6 +14,7 @@ MEDIA_TYPES = {
     "viewer.css": "text/css; charset=utf-8",
     "viewer.js": "text/javascript; charset=utf-8",
     "viewer.svg": "image/svg+xml",
+    "words.js": "text/javascript; charset=utf-8",
 }
 """The files of the page; ``index.html`` belongs at ``/``, the others at their names."""
 

@@ -1,6 +1,6 @@
 // The latest forecast of a nowcast service. Text from the server goes into the page as text only, and its file
 // names are used only below forecasts/<reference time>/.
-"use strict";
+import { ageText, clock, day, facts, leadText, localTime, pageTitle, warnings } from "./words.js";
 
 const POLL_MS = 20_000;
 const RETRY_MS = 2_000;
@@ -14,6 +14,8 @@ const SWIPE_PIXELS = 40;
 const BAR_KM = [1, 2, 5, 10, 20, 50, 100, 200, 500];
 
 const $ = (id) => document.getElementById(id);
+const made = (name, text, className = "") =>
+  Object.assign(document.createElement(name), { textContent: text, className });
 const calm = matchMedia("(prefers-reduced-motion: reduce)");
 
 const state = {
@@ -31,27 +33,6 @@ const state = {
   asking: false,
 };
 
-// ---- times and texts
-
-const two = (number) => String(number).padStart(2, "0");
-const clock = (date) => `${two(date.getUTCHours())}:${two(date.getUTCMinutes())}`;
-const day = (date) =>
-  date.toLocaleDateString("en-GB", { timeZone: "UTC", weekday: "short", day: "numeric", month: "short", year: "numeric" });
-const signed = (minutes) => `${minutes < 0 ? "−" : "+"}${Math.abs(minutes)} min`;
-
-function localTime(date) {
-  const format = { hour: "2-digit", minute: "2-digit", timeZoneName: "short" };
-  if (date.getDay() !== date.getUTCDay()) format.weekday = "short";
-  return date.toLocaleTimeString("en-GB", format);
-}
-
-function duration(minutes) {
-  const whole = Math.max(0, Math.floor(minutes));
-  if (whole < 120) return `${whole} min`;
-  if (whole < 2880) return `${Math.floor(whole / 60)} h ${whole % 60} min`;
-  return `${Math.floor(whole / 1440)} days`;
-}
-
 // ---- the server
 
 async function json(path) {
@@ -61,8 +42,8 @@ async function json(path) {
 }
 
 function place(manifest, file) {
-  const id = manifest.reference_time.replace(/^(\d{4})-(\d\d)-(\d\d)T(\d\d):(\d\d)(:\d\d)?Z$/, "$1$2$3T$4$5Z");
-  if (!/^\d{8}T\d{4}Z$/.test(id) || !/^\w[\w.-]*$/.test(file)) throw new Error("not a file of a forecast");
+  const id = `${new Date(manifest.reference_time).toISOString().slice(0, 16).replace(/[-:]/g, "")}Z`;
+  if (!/^\w[\w.-]*$/.test(file)) throw new Error("not a file of a forecast");
   return `forecasts/${id}/${file}`;
 }
 
@@ -84,7 +65,7 @@ async function ask() {
     state.heard = Date.now();
     state.lost = null;
   } catch {
-    state.lost ??= state.latest ? `since ${clock(serverNow())} UTC` : "so far";
+    state.lost ??= state.latest ? `since ${clock(since().now)} UTC` : "so far";
   }
   const manifest = state.latest?.forecast;
   if (!manifest) {
@@ -94,7 +75,7 @@ async function ask() {
       await load(manifest);
       state.trouble = null;
     } catch {
-      state.trouble = `The forecast of ${clock(new Date(manifest.reference_time))} UTC cannot be loaded.`;
+      state.trouble = `The forecast of ${clock(manifest.reference_time)} UTC cannot be loaded.`;
     }
   }
   if (state.view) showFacts();
@@ -109,7 +90,8 @@ function picture(view, file) {
     kept.ready = kept.image.decode().then(() => kept.image);
     kept.ready.catch(() => view.pictures.delete(file));
   }
-  const spare = [...view.pictures.keys()].filter((name) => !view.always.includes(name) && name !== view.layer?.file);
+  const needed = [...view.always, view.layer?.file];
+  const spare = [...view.pictures.keys()].filter((name) => !needed.includes(name));
   for (const name of spare.slice(0, -PICTURES_KEPT)) view.pictures.delete(name);
   return kept.ready;
 }
@@ -118,7 +100,8 @@ async function load(manifest) {
   const told = await json(place(manifest, "layers.json"));
   const observed = told.observed.frames.map((frame, tile) => ({ ...frame, tile, observed: true }));
   const forecast = told.forecast.frames.map((frame, tile) => ({ ...frame, tile, observed: false }));
-  const view = { key: keyOf(manifest), manifest, told, frames: [...observed, ...forecast], pictures: new Map() };
+  const frames = [...observed, ...forecast];
+  const view = { key: keyOf(manifest), manifest, told, frames, pictures: new Map() };
   view.always = observed.length ? [told.lines, told.observed.file] : [told.lines];
   const layer = told.layers.find(({ id }) => id === state.wanted) ?? told.layers[0];
   await Promise.all([...view.always, layer.file].map((file) => picture(view, file)));
@@ -176,13 +159,12 @@ function flip(steps) {
   if (wanted >= 0 && members.length > 1) choose(members[(wanted + steps + members.length) % members.length]);
 }
 
-function button(label, act, layer) {
-  const made = document.createElement("button");
-  made.type = "button";
-  made.textContent = label;
-  made.dataset.layer = layer;
-  made.addEventListener("click", act);
-  return made;
+function layerButton(label, act, layer) {
+  const button = made("button", label);
+  button.type = "button";
+  button.dataset.layer = layer;
+  button.addEventListener("click", act);
+  return button;
 }
 
 function buildLayers() {
@@ -192,12 +174,15 @@ function buildLayers() {
   $("kinds").dataset.key = key;
   const current = (id) => state.view.told.layers.find((layer) => layer.id === id);
   const members = layers.filter(isMember);
-  const kinds = layers.filter((layer) => !isMember(layer)).map(({ id, label }) => button(label, () => choose(current(id)), id));
-  if (members.length > 1) kinds.push(button("Members", chooseMembers, "members"));
+  const buttonOf = ({ id, label }) => layerButton(label, () => choose(current(id)), id);
+  const kinds = layers.filter((layer) => !isMember(layer)).map(buttonOf);
+  if (members.length > 1) kinds.push(layerButton("Members", chooseMembers, "members"));
   $("kinds").replaceChildren(...kinds);
   $("kinds").hidden = !kinds.length;
-  const buttons = members.map(({ id, label }) => button(label, () => choose(current(id)), id));
-  for (const made of buttons) made.setAttribute("aria-label", `Member ${made.textContent} of ${members.length}`);
+  const buttons = members.map(buttonOf);
+  for (const button of buttons) {
+    button.setAttribute("aria-label", `Member ${button.textContent} of ${members.length}`);
+  }
   $("members").replaceChildren(...buttons);
 }
 
@@ -206,7 +191,7 @@ function showLayer() {
   const { layer, told } = view;
   const members = membersOf(view);
   $("members").hidden = !isMember(layer) || members.length < 2;
-  $("note").textContent = isMember(layer) && members.length > 1 ? `Member ${layer.label}: ${layer.note}` : layer.note;
+  $("note").textContent = layer.note;
   showPressed();
   const kinds = view.frames[0].observed && layer.kind !== "rain" ? [layer.kind, "rain"] : [layer.kind];
   $("legends").replaceChildren(...kinds.map((kind) => legend(told.scales[kind], kinds.length > 1 ? kind : null)));
@@ -217,35 +202,30 @@ function showLayer() {
 }
 
 function showPressed() {
-  const { layer } = state.view;
-  const there = state.view.told.layers.some(({ id }) => id === state.wanted);
-  for (const made of document.querySelectorAll("[data-layer]")) {
-    const id = made.dataset.layer;
-    const among = (name) => id === name || (id === "members" && name.startsWith("member_"));
-    made.setAttribute("aria-pressed", String(among(layer.id)));
-    made.setAttribute("aria-busy", String(there && among(state.wanted) && !among(layer.id)));
+  const { layer, told } = state.view;
+  const awaited = told.layers.find(({ id }) => id === state.wanted);
+  for (const button of document.querySelectorAll("[data-layer]")) {
+    const { layer: id } = button.dataset;
+    const stands = (for_) => for_?.id === id || (id === "members" && for_ && isMember(for_));
+    button.setAttribute("aria-pressed", Boolean(stands(layer)));
+    button.setAttribute("aria-busy", Boolean(stands(awaited) && !stands(layer)));
   }
 }
 
 function legend(scale, kind) {
-  const whole = document.createElement("div");
-  whole.className = "legend";
-  const title = document.createElement("h2");
-  title.textContent = kind ? `${scale.label}, ${kind === "rain" ? "observed" : "forecast"} frames` : scale.label;
-  const row = document.createElement("div");
-  row.className = "classes";
-  const box = (colour, text, kindOf) => {
-    const item = document.createElement("div");
-    const swatch = document.createElement("i");
-    const label = document.createElement("span");
-    if (kindOf) item.className = kindOf;
-    swatch.style.backgroundColor = colour;
-    label.textContent = text;
-    item.append(swatch, label);
+  const swatch = (colour, text, className) => {
+    const item = made("div", "", className);
+    item.append(made("i", ""), made("span", text));
+    item.firstChild.style.backgroundColor = colour;
     return item;
   };
-  row.append(...scale.colours.map((colour, n) => box(colour, String(scale.levels[n]))), box(scale.no_data, "no data", "apart"));
-  whole.append(title, row);
+  const classes = made("div", "", "classes");
+  if (scale.open_end) classes.append(swatch("#fff", "dry", "apart"));
+  classes.append(...scale.colours.map((colour, n) => swatch(colour, String(scale.levels[n]))));
+  classes.append(swatch(scale.no_data, "no data", "apart"));
+  const whole = made("div", "", "legend");
+  const frames = kind ? `, ${kind === "rain" ? "observed" : "forecast"} frames` : "";
+  whole.append(made("h2", `${scale.label}${frames}`), classes);
   return whole;
 }
 
@@ -263,8 +243,7 @@ function buildTime() {
   slider.style.setProperty("--split", observed ? `calc(var(--thumb) / 2 + ${split} * (100% - var(--thumb)))` : "0%");
   const marks = frames.map((frame, index) => {
     if (frame.minutes % MARK_MINUTES) return null;
-    const mark = document.createElement("span");
-    mark.textContent = clock(new Date(frame.time));
+    const mark = made("span", clock(frame.time));
     mark.style.left = `${100 * share(index)}%`;
     return mark;
   });
@@ -303,18 +282,20 @@ function schedule() {
 function showFrame() {
   const { view, index } = state;
   const frame = view.frames[index];
-  const valid = new Date(frame.time);
   const part = frame.observed ? "Observed" : "Forecast";
-  const status = { interpolated: "interpolated, no radar frame", missing: "radar frame missing" }[frame.status] ?? "";
-  const lead = frame.observed ? [frame.minutes ? signed(frame.minutes) : "latest", status].filter(Boolean).join(", ") : signed(frame.minutes);
+  const lead = leadText(frame);
+  const told = `${part.toLowerCase()}, ${lead}, valid ${clock(frame.time)} UTC`;
   document.body.classList.toggle("observed", frame.observed);
   $("part").textContent = part;
   $("lead").textContent = lead;
-  $("valid").textContent = `${day(valid)} ${clock(valid)} UTC · ${localTime(valid)} local`;
+  $("day").textContent = day(frame.time);
+  $("utc").textContent = `${clock(frame.time)} UTC`;
+  $("local").textContent = `${localTime(frame.time)} local`;
   $("slider").value = index;
-  $("slider").setAttribute("aria-valuetext", `${part}, ${lead}, valid ${clock(valid)} UTC`);
-  const name = isMember(view.layer) && membersOf(view).length > 1 ? `member ${view.layer.label}` : view.layer.label;
-  $("map").setAttribute("aria-label", `Rain map: ${frame.observed ? "" : `${name}, `}${part.toLowerCase()}, ${lead}, valid ${clock(valid)} UTC`);
+  $("slider").setAttribute("aria-valuetext", told);
+  const member = membersOf(view).length > 1 && isMember(view.layer) ? "member " : "";
+  const layer = frame.observed ? "" : `${member}${view.layer.label}, `;
+  $("map").setAttribute("aria-label", `Rain map, ${layer}${told}`);
   draw();
 }
 
@@ -376,102 +357,49 @@ function drawBar(across, width) {
 
 // ---- what the forecast is, and whether it can be relied on
 
-const serverNow = () => new Date(Date.parse(state.latest.now) + Math.max(0, Date.now() - state.heard));
-const ageNow = () => state.latest.age_minutes + Math.max(0, Date.now() - state.heard) / 60_000;
-
-function warnings() {
-  const { latest, lost, trouble } = state;
-  const found = [];
-  if (lost) {
-    found.push(["contact", "No contact", `The server cannot be reached ${lost}. ${state.view ? "What is shown may be out of date." : ""}`]);
-  }
-  if (!latest) return found;
-  const manifest = state.view?.manifest ?? latest.forecast;
-  const skipped = latest.last_cycle?.outcome === "skipped" ? ` The last cycle was skipped: ${latest.last_cycle.reason}.` : "";
-  if (!latest.forecast) {
-    found.push(["none", "No forecast", `There is none to show yet, or no longer.${skipped}`]);
-  } else if (latest.stale || ageNow() > latest.stale_after_minutes) {
-    const limit = `more than ${latest.stale_after_minutes} min`;
-    found.push(["stale", "Not current", `This forecast was made from radar ${duration(ageNow())} old (${limit}): do not take it for the present.${skipped}`]);
-  }
-  if (latest.forecast && manifest.fallback) {
-    found.push(["fallback", "Fallback", `Made by ${manifest.model} instead of ${manifest.asked_model}: ${manifest.fallback}`]);
-  }
-  if (latest.verification?.alarm) found.push(["alarm", "Skill", latest.verification.alarm]);
-  if (trouble) found.push(["trouble", "Not loaded", trouble]);
-  return found;
+function since() {
+  const minutes = Math.max(0, Date.now() - state.heard) / 60_000;
+  const now = new Date(Date.parse(state.latest?.now) + minutes * 60_000);
+  return { ...state, now, age: state.latest?.age_minutes + minutes };
 }
 
 function showStatus() {
-  const banner = $("banner");
-  const found = warnings();
-  const shown = new Map([...banner.children].map((line) => [line.dataset.kind, line]));
-  for (const [kind, line] of shown) if (!found.some((warning) => warning[0] === kind)) line.remove();
-  // Lines stay while their kind does, so that a screen reader says each once and not at every minute of age.
-  for (const [kind, title, text] of found) {
-    const line = shown.get(kind) ?? document.createElement("p");
-    if (!shown.has(kind)) {
-      line.dataset.kind = kind;
-      line.append(document.createElement("strong"), " ", document.createElement("span"));
-    }
-    const [first, , second] = line.childNodes;
-    if (first.textContent !== title) first.textContent = title;
-    if (second.textContent !== text) second.textContent = text;
-    if (!line.isConnected) banner.append(line);
-  }
-  banner.hidden = !found.length;
+  const known = since();
+  const found = warnings(known);
+  showBanner(found);
   $("viewer").hidden = !state.view;
-  showAge(found);
+  document.title = pageTitle(known, found);
+  $("age").textContent = ageText(known);
+  $("age").classList.toggle("old", found.some(({ kind }) => kind === "stale"));
 }
 
-function showAge(found) {
-  const { latest, view } = state;
-  const title = found.length ? `${found[0][1]} – ` : "";
-  document.title = `${title}Rain nowcast${view ? ` ${clock(new Date(view.manifest.reference_time))} UTC` : ""}`;
-  $("age").classList.toggle("old", found.some(([kind]) => kind === "stale"));
-  if (!latest) {
-    $("age").textContent = state.lost ? "" : "Waiting for the server…";
-  } else if (!view) {
-    $("age").textContent = `At ${clock(serverNow())} UTC`;
-  } else {
-    const reference = new Date(view.manifest.reference_time);
-    const newer = (Date.parse(latest.forecast.reference_time) - reference) / 60_000;
-    const date = day(reference) === day(serverNow()) ? "" : `${day(reference)} `;
-    $("age").textContent = `Made from radar of ${date}${clock(reference)} UTC, ${duration(ageNow() + newer)} ago`;
+// A line stays while its kind does, so that a screen reader says it once and not at every minute of age.
+function showBanner(found) {
+  const banner = $("banner");
+  for (const line of [...banner.children]) {
+    if (!found.some(({ kind }) => kind === line.dataset.kind)) line.remove();
   }
+  for (const { kind, title, text } of found) {
+    let line = banner.querySelector(`[data-kind="${kind}"]`);
+    if (!line) {
+      line = document.createElement("p");
+      line.dataset.kind = kind;
+      line.append(made("strong", title), " ", made("span", text));
+      banner.append(line);
+    } else if (line.lastChild.textContent !== text) {
+      line.lastChild.textContent = text;
+    }
+  }
+  banner.hidden = !found.length;
+  document.documentElement.style.setProperty("--banner", `${banner.offsetHeight}px`);
 }
 
 function showFacts() {
-  const { manifest } = state.view;
-  const rows = [
-    ["Model", manifest.model],
-    ["Members", manifest.members],
-    ["Data", manifest.title],
-    ["Institution", manifest.institution],
-    ["Licence", manifest.license],
-    ["Region", manifest.domain],
-    ["Published", manifest.published && `${clock(new Date(manifest.published))} UTC`],
-    ["Software", manifest.software],
-    ["Skill", skill()],
-  ];
-  const cell = (name, text) => Object.assign(document.createElement(name), { textContent: text });
-  $("facts").replaceChildren(
-    ...rows.filter(([, text]) => text).flatMap(([name, text]) => [cell("dt", name), cell("dd", String(text))]),
-  );
-  $("inputs").replaceChildren(
-    ...manifest.input_frames.map(({ time, status }) => {
-      const item = cell("li", `${clock(new Date(time))} UTC ${status}`);
-      item.className = status === "observed" ? "" : "doubtful";
-      return item;
-    }),
-  );
-}
-
-function skill() {
-  const verification = state.latest.verification;
-  if (!verification) return "";
-  const scores = Object.entries(verification.skill).map(([lead, score]) => `${Number(score).toFixed(2)} at ${lead} min`);
-  return `${scores.join(", ")} over ${verification.reference}, since ${verification.since}`;
+  const rows = facts(state.view.manifest, state.latest.verification);
+  $("facts").replaceChildren(...rows.flatMap(([name, text]) => [made("dt", name), made("dd", text)]));
+  const items = state.view.manifest.input_frames.map(({ time, status }) =>
+    made("li", `${clock(time)} UTC ${status}`, status === "observed" ? "" : "doubtful"));
+  $("inputs").replaceChildren(...items);
 }
 
 // ---- hands
@@ -496,15 +424,22 @@ function listen() {
   $("on").addEventListener("click", () => step(1));
   $("slider").addEventListener("input", () => step(Number($("slider").value) - state.index));
   let start = null;
-  $("map").addEventListener("pointerdown", (event) => { start = event; });
+  $("map").addEventListener("pointerdown", (event) => {
+    start = event;
+  });
   $("map").addEventListener("pointerup", (event) => {
     const across = start ? event.clientX - start.clientX : 0;
-    if (start && Math.abs(across) > Math.max(SWIPE_PIXELS, 2 * Math.abs(event.clientY - start.clientY))) flip(across < 0 ? 1 : -1);
+    const up = start ? event.clientY - start.clientY : 0;
+    if (Math.abs(across) > Math.max(SWIPE_PIXELS, 2 * Math.abs(up))) flip(across < 0 ? 1 : -1);
     start = null;
   });
-  document.addEventListener("visibilitychange", () => { if (!document.hidden) poll(); });
+  document.addEventListener("visibilitychange", () => {
+    if (!document.hidden) poll();
+  });
   new ResizeObserver(draw).observe($("map"));
-  setInterval(() => { if (state.latest) showStatus(); }, 5_000);
+  setInterval(() => {
+    if (state.latest) showStatus();
+  }, 5_000);
 }
 
 listen();
