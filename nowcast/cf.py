@@ -6,6 +6,7 @@ reference time, so that the same forecast is the same file, bit for bit.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -13,7 +14,6 @@ from typing import Any, Literal, NamedTuple
 
 import netCDF4
 import numpy as np
-import pyproj
 import xarray as xr
 
 from data_prep.schema import RefusedInput, crs_of, iso
@@ -124,6 +124,12 @@ class Labels:
         times = np.array([part[0] for part in told], dtype="datetime64[s]").astype(np.int64)
         codes = [INPUT_STATUS.index(part[1]) if len(part) > 1 else 0 for part in told]
         return times, np.array(codes, dtype=np.int8)
+
+
+def packing_of(values: xr.DataArray) -> float | None:
+    """What one step of a variable of a file stands for; None if it is not packed."""
+    scale = values.encoding.get("scale_factor")
+    return None if scale is None else min(SCALES, key=lambda known: abs(known - scale))
 
 
 class Field:
@@ -250,7 +256,9 @@ def utc(time: np.datetime64 | np.ndarray) -> str:
 
 def proj4_of(labels: Labels) -> str:
     """The projection as a PROJ string, for programs that know no other."""
-    return pyproj.CRS.from_user_input(crs_of(labels.coordinates)).to_proj4()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # that it says less than crs_wkt, which is there, too
+        return crs_of(labels.coordinates).to_proj4()
 
 
 def global_attributes(labels: Labels, title: str = "") -> dict[str, str]:

@@ -33,12 +33,13 @@ def check(path: str, mlcast: bool = False) -> int:  # noqa: FBT001, FBT002
     """Check a radar store or a forecast file: contract, range and gaps.
 
     Args:
-        path: RADAR.zarr or FORECAST.nc.
+        path: RADAR.zarr, or a forecast as .nc or .zarr.
         mlcast: Ask the validator of the MLCast specification about the store, too.
     """
     from nowcast.checks import check_forecast, check_store
+    from nowcast.forecast_file import is_forecast
 
-    facts, findings = check_forecast(path) if path.endswith(".nc") else check_store(path)
+    facts, findings = check_forecast(path) if is_forecast(path) else check_store(path)
     if mlcast:
         from data_prep.mlcast import mlcast_findings
 
@@ -49,23 +50,19 @@ def check(path: str, mlcast: bool = False) -> int:  # noqa: FBT001, FBT002
     return REFUSED if findings else DONE
 
 
-def forecast(
-    source: str,
-    output: str,
-    model: str = "pretrained",
-    time: str = "latest",
-    members: int = 20,
-    lead_steps: int = 18,
-    seed: int = 0,
-    prep: str | None = None,
+def forecast(  # noqa: PLR0913 (its options)
+    source: str, output: str, model: str = "pretrained", time: str = "latest", members: int = 20,
+    lead_steps: int = 18, seed: int = 0, prep: str | None = None,
     allow_dry: bool = False,  # noqa: FBT001, FBT002
-    device: str = "cpu",
-) -> int:
+    device: str = "cpu", packing: float | None = None,
+    standard_name: Literal["rainfall_rate", "lwe_precipitation_rate"] = "rainfall_rate",
+    dialect: Literal["cf", "pysteps"] = "cf",
+) -> int:  # fmt: skip
     """Forecast from the frames up to a time and write a CF NetCDF file with all members.
 
     Args:
         source: RADAR.zarr, or a folder of radar files (then --prep says how to read them).
-        output: Forecast file to write.
+        output: Forecast file to write, *.nc or *.zarr.
         model: pretrained (the network that is shipped), persistence, extrapolation, extrapolation-ensemble,
             climatology, sprog, anvil, steps, or a checkpoint or weights file.
         time: Time of the last frame to use, ISO 8601 in UTC, or latest.
@@ -75,20 +72,37 @@ def forecast(
         prep: Prep configuration for a folder of radar files.
         allow_dry: Write a forecast even if no frame of the context holds rain.
         device: Where to compute, as torch names devices.
+        packing: mm/h for one step of an int16, 0.01 or 0.03125; by default float32.
+        standard_name: Of the rate; lwe_precipitation_rate where the radar sees snow, too.
+        dialect: pysteps for a file that pysteps reads.
     """
     from data_prep.schema import open_radar
+    from nowcast.cf import FileForm
     from nowcast.forecast_file import forecast_to_file
     from nowcast.forecaster import refuse_dry
     from nowcast.load import load_forecaster
 
+    form = FileForm(standard_name=standard_name, packing=packing, dialect=dialect)
     radar = open_radar(source) if prep is None else None
     forecaster = load_forecaster(model, device=device, radar=radar)
     context = _context(source, time, forecaster.context_frames, prep)
     if not allow_dry:
         refuse_dry(context)
-    forecast_to_file(output, forecaster, context, lead_steps=lead_steps, members=members, seed=seed)
+    forecast_to_file(
+        output, forecaster, context, lead_steps=lead_steps, members=members, seed=seed, form=form
+    )
     count = forecaster.member_count(members)
     print(f"{output}: {count} member(s), {lead_steps} lead times, by {forecaster.name}")
+    return DONE
+
+
+def products(forecast: str, output: str, settings: Any) -> int:
+    """Make mean, percentiles, probabilities, accumulations, maps and more of a forecast file."""
+    from nowcast.products import write_products
+
+    path = Path(forecast)
+    for file in write_products(path, Path(output), settings, stem=path.stem):
+        print(file.path)
     return DONE
 
 
@@ -247,8 +261,8 @@ def train(argv: Sequence[str]) -> int:
 
 
 COMMANDS: dict[str, Callable[..., int]] = {
-    "demo": demo, "prep": prep, "check": check, "train": train, "forecast": forecast, "verify": verify,
-    "serve": serve, "plot": plot, "export": export, "export-samples": export_samples,
+    "demo": demo, "prep": prep, "check": check, "train": train, "forecast": forecast, "products": products,
+    "verify": verify, "serve": serve, "plot": plot, "export": export, "export-samples": export_samples,
     "import-ocf": import_ocf, "doctor": doctor,
 }  # fmt: skip
 POSITIONAL = {
@@ -314,6 +328,16 @@ def _parse_recipe(name: str, argv: Sequence[str]) -> Callable[[], int]:  # noqa:
     parser = recipe_parser(description=_summary(prep))
     settings = parser.parse_args(argv)
     return partial(prep, settings, lambda: instance_of(parser, settings, Recipe))
+
+
+def _parse_products(name: str, argv: Sequence[str]) -> Callable[[], int]:  # noqa: ARG001
+    """Parse the options of ``products``, which are the settings of what is made."""
+    from nowcast.options import instance_of, products_parser
+    from nowcast.products import Products
+
+    parser = products_parser(description=_summary(products))
+    settings = parser.parse_args(list(argv))
+    return partial(products, settings.forecast, settings.output, instance_of(parser, settings, Products))
 
 
 def _parse_verification(name: str, argv: Sequence[str]) -> Callable[[], int]:  # noqa: ARG001
@@ -411,6 +435,7 @@ def _summary(command: Callable[..., int]) -> str:
 
 PARSERS = {
     "prep": _parse_recipe,
+    "products": _parse_products,
     "verify": _parse_verification,
     "serve": _parse_service,
     "train": _pass_on,

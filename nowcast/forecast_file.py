@@ -9,14 +9,22 @@ its own, see `nowcast.products`.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import netCDF4
 import numpy as np
 import xarray as xr
 
-from data_prep.schema import LARGEST_RATE, VARIABLE, RefusedInput, crs_of
+from data_prep.schema import (
+    GEOLOCATION_TOLERANCE,
+    LARGEST_RATE,
+    VARIABLE,
+    RefusedInput,
+    crs_of,
+    map_coordinates,
+)
 from nowcast.cf import (
     CITED,
     EPOCH,
@@ -37,14 +45,21 @@ from nowcast.fields import SINGLES, single
 from nowcast.files import written_whole
 from nowcast.forecaster import (
     FORECAST_ATTRIBUTES,
+    INPUT_STATUS,
     Forecaster,
     forecast_coordinates,
     refuse_senseless_request,
 )
+from nowcast.zarr_copy import copy_to_zarr
 
 MEMBERS = "members"
 """What `read_forecast` gives if nothing else is asked for."""
 DIMS = ("realization", "lead_time", "y", "x")
+REQUIRED_ATTRIBUTES = (
+    "Conventions", "title", "institution", "source", "history", "date_created", f"{OWN}model", f"{OWN}seed",
+    f"{OWN}input_frames",
+)  # fmt: skip
+"""Global attributes without which nobody can tell where a forecast comes from."""
 
 
 def nothing() -> None:
@@ -78,7 +93,7 @@ def forecast_to_file(
     """Forecast straight into a file; memory stays that of one member.
 
     Args:
-        path: Forecast file to write.
+        path: Forecast file to write, ``.nc``, or ``.zarr``.
         forecaster: Model.
         context: Rain array (time, y, x); its coordinate ``input_frame_status`` (time), if it has one, tells
             which frames were observed (0), interpolated (1) or missing (2).
@@ -117,7 +132,7 @@ def write_forecast(ensemble: xr.DataArray, path: str | Path, *, form: FileForm |
 
 
 def read_forecast(path: str | Path, *, product: str = MEMBERS) -> xr.DataArray:
-    """Read a forecast file lazily, labelled as `Forecaster.forecast` labels it.
+    """Read a forecast file, NetCDF or Zarr, lazily, labelled as `Forecaster.forecast` labels it.
 
     Args:
         path: Forecast file.
@@ -148,18 +163,11 @@ def read_forecast(path: str | Path, *, product: str = MEMBERS) -> xr.DataArray:
 def validate_forecast(path: str | Path) -> list[str]:
     """Everything that is wrong with a forecast file, one finding a line."""
     ensemble = read_forecast(path)
-    findings = []
     if set(ensemble.dims) != set(DIMS):
         return [f"dims are {ensemble.dims}, not (realization, lead_time, y, x)"]
-    try:
-        crs_of(ensemble)
-    except RefusedInput as error:
-        findings.append(str(error))
-    if ensemble.attrs.get("units") != FORECAST_ATTRIBUTES["units"]:
-        findings.append(f"units are {ensemble.attrs.get('units')!r}, not 'mm h-1'")
-    expected = ensemble["forecast_reference_time"].values + ensemble["lead_time"].values
-    if not (ensemble["time"].values == expected).all():
-        findings.append("time differs from forecast_reference_time + forecast_period")
+    with _opened(Path(path)) as dataset:
+        findings = [*_findings_of_attributes(dataset, ensemble), *_findings_of_inputs(dataset, ensemble)]
+    findings += [*_findings_of_grid(ensemble), *_findings_of_times(ensemble)]
     for member in range(ensemble.sizes["realization"]):
         values = ensemble.isel(realization=member).values
         if np.isinf(values).any() or (values < 0).any() or (values > LARGEST_RATE).any():
@@ -169,7 +177,62 @@ def validate_forecast(path: str | Path) -> list[str]:
     return findings
 
 
+def _findings_of_attributes(dataset: xr.Dataset, ensemble: xr.DataArray) -> Iterator[str]:
+    if ensemble.attrs.get("units") != FORECAST_ATTRIBUTES["units"]:
+        yield f"units are {ensemble.attrs.get('units')!r}, not 'mm h-1'"
+    if ensemble.attrs.get("standard_name") not in RATES:
+        yield f"standard_name is {ensemble.attrs.get('standard_name')!r}, not {' or '.join(RATES)}"
+    for name in REQUIRED_ATTRIBUTES:
+        if not str(dataset.attrs.get(name, "")):
+            yield f"attribute {name} is absent"
+
+
+def _findings_of_inputs(dataset: xr.Dataset, ensemble: xr.DataArray) -> Iterator[str]:
+    if "input_frame_status" not in dataset or "input_time" not in dataset:
+        yield "input_time and input_frame_status, the frames it was made from, are absent"
+        return
+    status, times = dataset["input_frame_status"].values, dataset["input_time"].values
+    if not np.isin(status, range(len(INPUT_STATUS))).all():
+        yield f"input_frame_status is {status.tolist()}, not of 0 to {len(INPUT_STATUS) - 1}"
+    reference = ensemble["forecast_reference_time"].values
+    if not times.size or times[-1] != reference:
+        yield "the last frame it was made from is not of the forecast_reference_time"
+
+
+def _findings_of_grid(ensemble: xr.DataArray) -> Iterator[str]:
+    try:
+        crs = crs_of(ensemble)
+    except RefusedInput as error:
+        yield str(error)
+        return
+    expected = map_coordinates(ensemble["x"].values, ensemble["y"].values, crs)
+    for name in ("lat", "lon"):
+        miss = float(np.abs(expected[name].values - ensemble[name].values).max())
+        if not miss <= GEOLOCATION_TOLERANCE:
+            yield f"{name} differs from what the CRS says by {miss:.2g} degrees"
+
+
+def _findings_of_times(ensemble: xr.DataArray) -> Iterator[str]:
+    expected = ensemble["forecast_reference_time"].values + ensemble["lead_time"].values
+    if not (ensemble["time"].values == expected).all():
+        yield "time differs from forecast_reference_time + forecast_period"
+    leads = ensemble["lead_time"].values.astype(np.int64)
+    if leads.size == 0 or leads[0] <= 0 or (np.diff(leads) <= 0).any():
+        yield "lead times are not positive and in increasing order"
+    numbers = ensemble["realization"].values
+    if np.unique(numbers).size < numbers.size:
+        yield "members have one number twice"
+
+
+def is_forecast(path: str | Path) -> bool:
+    """Whether a path is that of a forecast file and not of a radar store, which is Zarr, too."""
+    path = Path(path)
+    return path.suffix == ".nc" or (path / "realization").is_dir()
+
+
 def _opened(path: Path) -> xr.Dataset:
+    if path.is_dir():
+        return xr.open_zarr(path, chunks=None, decode_timedelta=False)
     return xr.open_dataset(path, engine="netcdf4", decode_timedelta=False)
 
 
@@ -199,10 +262,18 @@ def _write(
     form: FileForm,
     between: Callable[[], None],
 ) -> None:
+    path = Path(path)
+    if path.suffix == ".zarr":
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as scratch:
+            beside = Path(scratch) / f"{path.stem}.nc"
+            _write(beside, members, labels, form, between)
+            copy_to_zarr(beside, path)
+        return
     crs_of(labels.coordinates)
     rows = _rows(labels, form)
     labels = Labels(labels.coordinates.isel(y=rows), labels.attributes)
-    with written_whole(Path(path)) as name, netCDF4.Dataset(name, "w", clobber=True) as file:
+    with written_whole(path) as name, netCDF4.Dataset(name, "w", clobber=True) as file:
         rate = _define(file, labels, form)
         for number, member in enumerate(members):
             rate.write(number, member[:, rows])

@@ -46,6 +46,18 @@ def recipe_parser(*, required: bool = True, description: str = "") -> ArgumentPa
     return parser
 
 
+def products_parser(*, description: str = "") -> ArgumentParser:
+    """The options of ``nowcast products``."""
+    from nowcast.products import Products
+
+    parser = ArgumentParser(prog="nowcast products", description=description)
+    parser.add_argument("--config", action="config", help="These options as a YAML file.")
+    parser.add_argument("forecast", type=str, help="Forecast file.")
+    parser.add_argument("--output", type=str, required=True, help="Folder for the products.")
+    parser.add_class_arguments(Products)
+    return parser
+
+
 def instance_of(parser: Any, settings: Any, kind: type[Kind]) -> Kind:
     """The dataclass whose fields are among the options of a parser."""
     values = parser.instantiate(settings)

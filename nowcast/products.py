@@ -21,7 +21,7 @@ import numpy as np
 import xarray as xr
 
 from data_prep.schema import RefusedInput
-from nowcast.cf import FileForm, Labels
+from nowcast.cf import FileForm, Labels, packing_of
 from nowcast.fields import SINGLES, Members, box_of_data
 from nowcast.forecast_file import nothing, read_forecast
 from nowcast.geotiff import fields_of, require_rasterio, write_geotiff
@@ -122,7 +122,7 @@ def write_products(
         folder: Folder for the products.
         products: What to make.
         stem: Name of the files: ``<stem>_<product>.<suffix>``.
-        form: Packing of rates and amounts. The standard name is that of the forecast.
+        form: Packing of rates and amounts; by default that of the forecast, as is the standard name.
         between: Called after each lead time and each file. What it raises ends the work, and no file is left.
 
     Returns:
@@ -137,7 +137,8 @@ def write_products(
         require_rasterio()
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix=f".{stem}.") as scratch:
-        work = _Work(ensemble, Path(scratch), stem, products, (form or FileForm()).packing, between)
+        packing = form.packing if form else packing_of(ensemble)
+        work = _Work(ensemble, Path(scratch), stem, products, packing, between)
         points = PointForecasts(
             places, work.labels, thresholds=products.thresholds, percentiles=work.percentiles
         )
@@ -176,7 +177,7 @@ class _Work:
                 file = stack.enter_context(netCDF4.Dataset(self.files[kind], "w"))
                 files.append(self._file(kind, file))
             for lead in range(self.labels.lead_times.size):
-                values = self.ensemble.isel(lead_time=lead).values
+                values = self.ensemble.isel(lead_time=lead).values.astype(np.float32, copy=False)
                 members = Members(values)
                 for product in files:
                     product.add(lead, values, members)

@@ -31,10 +31,12 @@ class StoredForecasts(Forecaster):
     """Forecast files, each of one reference time, as `nowcast.forecast_file` writes them.
 
     Args:
-        path: Forecast file, or folder of them (``*.nc``). The newest of two files of one time counts.
+        path: Forecast file, or folder of them. The newest of two files of one time counts.
+        pattern: Names of the files in the folder; ``*/*Z.nc`` of forecasts that ``nowcast serve`` published.
 
     Attributes:
         path: File or folder.
+        pattern: Names of the files in the folder.
         files: The file of each reference time.
         refused: Why files are none that can be read, by their names.
 
@@ -44,8 +46,8 @@ class StoredForecasts(Forecaster):
 
     context_frames = 2  # they tell the time step
 
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+    def __init__(self, path: str | Path, *, pattern: str = "*.nc") -> None:
+        self.path, self.pattern = Path(path), pattern
         self.name = self.path.name.removesuffix(".nc")
         self.files: dict[np.datetime64, ForecastFile] = {}
         self.refused: dict[str, str] = {}
@@ -55,13 +57,13 @@ class StoredForecasts(Forecaster):
         if not self.files:
             raise RefusedInput(
                 "stored forecasts are NetCDF files written by nowcast forecast",
-                came="; ".join(self.refused.values()) or f"no *.nc in {path}",
+                came="; ".join(self.refused.values()) or f"no {pattern} in {path}",
                 do="give a folder of forecast files",
             )
 
     def refresh(self) -> None:
         """Look at files that are new or written anew, and forget those that are gone."""
-        present = _written(self.path)
+        present = _written(self.path, self.pattern)
         unchanged = {path for path, written in present.items() if self._seen.get(path) == written}
         self._found = {path: file for path, file in self._found.items() if path in unchanged}
         self.refused = {path.name: self.refused[path.name] for path in unchanged if path.name in self.refused}
@@ -215,10 +217,10 @@ def _cut(ensemble: xr.DataArray, grid: xr.DataArray) -> xr.DataArray:
     return ensemble.isel({axis: slice(place, place + grid.sizes[axis]) for axis, place in first.items()})
 
 
-def _written(path: Path) -> dict[Path, int]:
+def _written(path: Path, pattern: str) -> dict[Path, int]:
     """When the files of a folder, or a single file, were written; one may vanish while they are listed."""
     found = {}
-    for file in path.glob("*.nc") if path.is_dir() else [path]:
+    for file in path.glob(pattern) if path.is_dir() else [path]:
         try:
             found[file] = file.stat().st_mtime_ns
         except FileNotFoundError:
