@@ -53,10 +53,13 @@ async function poll() {
   if (state.asking) return;
   state.asking = true;
   clearTimeout(state.next);
-  await ask();
-  state.asking = false;
-  showStatus();
-  state.next = setTimeout(poll, state.trouble ? RETRY_MS : POLL_MS);
+  try {
+    await ask();
+    showStatus();
+  } finally {
+    state.asking = false;
+    state.next = setTimeout(poll, state.trouble ? RETRY_MS : POLL_MS);
+  }
 }
 
 async function ask() {
@@ -70,15 +73,17 @@ async function ask() {
   const manifest = state.latest?.forecast;
   if (!manifest) {
     state.view = state.trouble = null;
-  } else if (!state.lost && keyOf(manifest) !== state.view?.key) {
+  } else if (!state.lost) {
     try {
-      await load(manifest);
-      state.trouble = null;
+      if (keyOf(manifest) !== state.view?.key) {
+        await load(manifest);
+        state.trouble = null;
+      }
+      showFacts();
     } catch {
       state.trouble = `The forecast of ${clock(manifest.reference_time)} UTC cannot be loaded.`;
     }
   }
-  if (state.view) showFacts();
 }
 
 function picture(view, file) {
@@ -143,7 +148,9 @@ async function choose(layer) {
   }
   if (view !== state.view || state.wanted !== layer.id) return;
   view.layer = layer;
+  state.trouble = null;
   if (isMember(layer)) state.member = layer.id;
+  showStatus();
   showLayer();
   showFrame();
 }
