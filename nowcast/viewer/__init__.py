@@ -11,6 +11,7 @@ from importlib import resources
 
 MEDIA_TYPES = {
     "index.html": "text/html; charset=utf-8",
+    "map.js": "text/javascript; charset=utf-8",
     "viewer.css": "text/css; charset=utf-8",
     "viewer.js": "text/javascript; charset=utf-8",
     "viewer.svg": "image/svg+xml",

@@ -1,6 +1,7 @@
 // The latest forecast of a nowcast service. Text from the server goes into the page as text only, and its file
 // names are used only below forecasts/<reference time>/.
-import { ageText, clock, day, facts, leadText, localTime, pageTitle, warnings } from "./words.js";
+import { drawMap } from "./map.js";
+import { ageText, clock, day, facts, frameText, leadText, localTime, pageTitle, unshownText, warnings } from "./words.js";
 
 const POLL_MS = 20_000;
 const RETRY_MS = 2_000;
@@ -11,7 +12,6 @@ const HOLD_MS = 1_400;
 const PICTURES_KEPT = 6;
 const MARK_MINUTES = 30;
 const SWIPE_PIXELS = 40;
-const BAR_KM = [1, 2, 5, 10, 20, 50, 100, 200, 500];
 
 const $ = (id) => document.getElementById(id);
 const made = (name, text, className = "") =>
@@ -42,9 +42,10 @@ async function json(path) {
 }
 
 function place(manifest, file) {
-  const id = `${new Date(manifest.reference_time).toISOString().slice(0, 16).replace(/[-:]/g, "")}Z`;
+  const time = new Date(manifest.reference_time).toISOString().slice(0, 19).replace(/[-:]/g, "");
   if (!/^\w[\w.-]*$/.test(file)) throw new Error("not a file of a forecast");
-  return `forecasts/${id}/${file}`;
+  // A forecast that was made anew has other pictures of the same names.
+  return `forecasts/${time.replace(/00$/, "")}Z/${file}?${encodeURIComponent(manifest.run_id)}`;
 }
 
 const keyOf = (manifest) => [manifest.reference_time, manifest.run_id, manifest.published].join(" ");
@@ -81,7 +82,7 @@ async function ask() {
       }
       showFacts();
     } catch {
-      state.trouble = `The forecast of ${clock(manifest.reference_time)} UTC cannot be loaded.`;
+      state.trouble = unshownText(manifest);
     }
   }
 }
@@ -306,60 +307,8 @@ function showFrame() {
   draw();
 }
 
-// ---- the map
-
 function draw() {
-  const { view } = state;
-  if (!view) return;
-  const { told } = view;
-  const { width, height } = told.tile;
-  $("frame").style.setProperty("--aspect", told.kilometres.across / told.kilometres.up);
-  const map = $("map");
-  const pixels = window.devicePixelRatio || 1;
-  const size = [Math.round(map.clientWidth * pixels), Math.round(map.clientHeight * pixels)];
-  if (map.width !== size[0] || map.height !== size[1]) [map.width, map.height] = size;
-  const frame = view.frames[state.index];
-  const sheet = frame.observed ? told.observed : { ...told.forecast, file: view.layer.file };
-  const column = frame.tile % sheet.columns;
-  const row = Math.floor(frame.tile / sheet.columns);
-  const context = map.getContext("2d");
-  context.fillStyle = "#fff";
-  context.fillRect(0, 0, ...size);
-  // Cells keep their edges where they are larger than a pixel of the screen.
-  context.imageSmoothingEnabled = size[0] < width;
-  context.drawImage(view.pictures.get(sheet.file).image, column * width, row * height, width, height, 0, 0, ...size);
-  context.imageSmoothingEnabled = true;
-  context.imageSmoothingQuality = "high";
-  context.drawImage(view.pictures.get(told.lines).image, 0, 0, ...size);
-  drawDegrees(context, told.degrees, size, pixels);
-  drawBar(told.kilometres.across, map.clientWidth);
-}
-
-function drawDegrees(context, degrees, [width, height], pixels) {
-  context.font = `${12 * pixels}px system-ui, sans-serif`;
-  context.lineWidth = 3 * pixels;
-  context.strokeStyle = "#ffffffd9";
-  context.fillStyle = "#3a4550";
-  const write = (text, x, y) => {
-    context.strokeText(text, x, y);
-    context.fillText(text, x, y);
-  };
-  context.textAlign = "center";
-  const room = 30 * pixels;
-  for (const { at, label } of degrees.south) {
-    // The corner at the right belongs to the scale bar.
-    if (at * width > room && at * width < width - 5 * room) write(label, at * width, height - 4 * pixels);
-  }
-  context.textAlign = "left";
-  for (const { at, label } of degrees.west) {
-    if (at * height > room / 2 && at * height < height - room) write(label, 4 * pixels, at * height + 4 * pixels);
-  }
-}
-
-function drawBar(across, width) {
-  const length = BAR_KM.findLast((km) => (km / across) * width <= 110) ?? BAR_KM[0];
-  $("kilometres").textContent = `${length} km`;
-  $("bar").style.width = `${(length / across) * width}px`;
+  if (state.view) drawMap($("frame"), state.view, state.view.frames[state.index]);
 }
 
 // ---- what the forecast is, and whether it can be relied on
@@ -404,8 +353,8 @@ function showBanner(found) {
 function showFacts() {
   const rows = facts(state.view.manifest, state.latest.verification);
   $("facts").replaceChildren(...rows.flatMap(([name, text]) => [made("dt", name), made("dd", text)]));
-  const items = state.view.manifest.input_frames.map(({ time, status }) =>
-    made("li", `${clock(time)} UTC ${status}`, status === "observed" ? "" : "doubtful"));
+  const items = state.view.manifest.input_frames.map((frame) =>
+    made("li", frameText(frame), frame.status === "observed" ? "" : "doubtful"));
   $("inputs").replaceChildren(...items);
 }
 

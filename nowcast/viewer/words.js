@@ -32,6 +32,15 @@ export function leadText({ minutes, observed, status }) {
   return [minutes ? signed : "latest", doubt].filter(Boolean).join(", ");
 }
 
+export function frameText({ time, status, reason }) {
+  return `${clock(time)} UTC ${status}${reason ? `: ${reason}` : ""}`;
+}
+
+export function unshownText({ reference_time: time, problems }) {
+  const why = problems?.length ? ` When it was made, this failed: ${problems.join("; ")}.` : "";
+  return `The forecast of ${clock(time)} UTC cannot be loaded.${why}`;
+}
+
 function skippedText(cycle) {
   if (cycle?.outcome !== "skipped") return "";
   return ` The last cycle, ${clock(cycle.reference_time)} UTC, was skipped: ${cycle.reason}.`;
@@ -51,9 +60,9 @@ export function warnings({ latest, view, lost, trouble, age }) {
   if (latest && !manifest) {
     warn("none", "No forecast", `There is none to show.${skipped}`);
   } else if (latest && (latest.stale || age > latest.stale_after_minutes)) {
-    const old = `${duration(age)} old (limit ${latest.stale_after_minutes} min)`;
-    warn("stale", "Not current",
-      `The radar this forecast was made from is ${old}: do not take it for the present.${skipped}`);
+    const when = age < 0 ? `dated ${duration(-age)} ahead of the server's clock` : `${duration(age)} old`;
+    warn("stale", "Not current", `The radar this forecast was made from is ${when} ` +
+      `(limit ${latest.stale_after_minutes} min): do not take it for the present.${skipped}`);
   }
   if (manifest?.fallback) {
     const { model, asked_model: asked, fallback } = manifest;
@@ -90,6 +99,7 @@ export function facts(manifest, verification) {
     ["Region", manifest.domain],
     ["Published", manifest.published && `${clock(manifest.published)} UTC`],
     ["Software", manifest.software],
+    ["Problems", manifest.problems?.join("; ")],
     ["Skill", verification && skill(verification)],
   ];
   return rows.filter(([, text]) => text).map(([name, text]) => [name, String(text)]);

@@ -1,14 +1,12 @@
-import json
 import re
 import shutil
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib import resources
 from pathlib import Path
 
 import numpy as np
 import pytest
 from browser import Browser, Page, chromium
+from viewer_site import TIMES, Site, latest, publish
 
 from nowcast import maps, viewer
 from nowcast.forecast_file import write_forecast
@@ -18,75 +16,8 @@ from nowcast.layers import write_layers
 RATES = (0.3, 1.5, 5.0)
 """mm/h of the three members, all over the grid; at the last lead time they are dry."""
 OBSERVED = 20.0
-TIMES = {0: "2020-06-01T00:15:00Z", 1: "2020-06-01T00:20:00Z"}
-"""Reference times of forecasts from the frames 0 to 3 and 1 to 4."""
 NEW_LOOK = "document.dispatchEvent(new Event('visibilitychange'))"
 """What makes the page ask the server at once."""
-
-
-class Site:
-    """A server of the page, of /latest.json and of the files below a folder.
-
-    Attributes:
-        latest: What /latest.json says; None: it does not answer.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.latest = folder, None
-        site = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self):
-                path = self.path.removeprefix("/") or "index.html"
-                if path == "latest.json" and site.latest is None:
-                    return
-                status, kind, body = site.answer(path)
-                self.send_response(status)
-                self.send_header("Content-Security-Policy", "default-src 'self'")
-                self.send_header("Content-Type", kind)
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-
-            def log_message(self, *_):
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}/"
-        threading.Thread(
-            target=self.server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True
-        ).start()
-
-    def answer(self, path: str) -> tuple[int, str, bytes]:
-        if path in viewer.MEDIA_TYPES:
-            return 200, viewer.MEDIA_TYPES[path], viewer.static_files()[path]
-        if path == "latest.json":
-            return 200, "application/json", json.dumps(self.latest).encode()
-        file = self.folder / path
-        if not file.is_file():
-            return 404, "text/plain", b""
-        return 200, "image/png" if file.suffix == ".png" else "application/json", file.read_bytes()
-
-
-def latest(number: int = 0, *, age: int = 4, **said) -> dict:
-    """What /latest.json says of the forecast of a reference time; `said` goes into the manifest."""
-    reference = np.datetime64(TIMES[number].removesuffix("Z"))
-
-    def minutes_after(minutes: int) -> str:
-        return f"{reference + np.timedelta64(minutes, 'm')}Z"
-
-    manifest = {
-        "reference_time": TIMES[number], "published": minutes_after(2), "model": "pretrained",
-        "asked_model": "pretrained", "fallback": None, "members": 3, "run_id": f"run {number}",
-        "software": "nowcast 0.1.0", "domain": "testland", "title": "Radar of <b>Testland</b>",
-        "institution": "Institute of Tests", "license": "CC-BY-4.0",
-        "input_frames": [{"time": minutes_after(-back), "status": "observed"} for back in (15, 10, 5, 0)],
-    }  # fmt: skip
-    return {
-        "now": minutes_after(age), "age_minutes": age, "stale": age > 20, "stale_after_minutes": 20,
-        "last_cycle": {"reference_time": TIMES[number], "outcome": "published", "reason": None},
-        "verification": None, "forecast": {**manifest, **said},
-    }  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -128,11 +59,6 @@ def site(forecasts, tmp_path):
     yield made
     made.server.shutdown()
     made.server.server_close()
-
-
-def publish(site: Site, layers: Path, number: int) -> None:
-    name = re.sub("[-:]", "", TIMES[number]).replace("00Z", "Z")
-    shutil.copytree(layers, site.folder / "forecasts" / name, dirs_exist_ok=True)
 
 
 @pytest.fixture
@@ -202,7 +128,7 @@ def test_the_page_has_nothing_inline_and_needs_no_other_server():
     for name, text in texts.items():
         addresses = re.findall(r"https?://\S+|url\(|@import", text)
         assert [a for a in addresses if "www.w3.org/2000/svg" not in a] == [], name
-    code = texts["viewer.js"] + texts["words.js"]
+    code = "".join(text for name, text in texts.items() if name.endswith(".js"))
     for unsafe in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "new Function"):
         assert unsafe not in code
 
@@ -291,7 +217,7 @@ def test_the_legend_is_of_the_layer_and_of_the_observed_frames(page):
     )
     expected = ["#ffffff", *maps.RAIN_COLOURS, maps.NO_DATA]
     assert colours == [f"rgb({', '.join(str(v) for v in bytes.fromhex(c[1:]))})" for c in expected]
-    assert page.text("#kilometres") in {"5 km", "10 km"}
+    assert page.text(".scale-bar") in {"5 km", "10 km"}
 
 
 def test_members_are_flipped_through_with_keys(page):
@@ -323,8 +249,10 @@ def test_a_fallback_says_why_and_by_which_model(page, site, forecasts):
     choose(page, "members")
     choose(page, "member_02")
     publish(site, forecasts / "1_1", 1)
-    site.latest = latest(1, members=1, model="extrapolation", fallback="the network took too long",
-                         input_frames=[{"time": TIMES[1], "status": "interpolated"}])  # fmt: skip
+    frames = [{"time": TIMES[1], "status": "interpolated", "reason": "no file"}]
+    site.latest = latest(
+        1, members=1, model="extrapolation", fallback="the network took too long", input_frames=frames
+    )
     page.evaluate(NEW_LOOK)
     page.until("!document.getElementById('banner').hidden")
     assert banner(page) == "FALLBACK Made by extrapolation instead of pretrained: the network took too long"
@@ -336,7 +264,7 @@ def test_a_fallback_says_why_and_by_which_model(page, site, forecasts):
     assert page.evaluate(
         "document.getElementById('kinds').hidden && document.getElementById('members').hidden"
     )
-    assert page.evaluate("document.querySelector('#inputs li').className") == "doubtful"
+    assert page.text("#inputs .doubtful") == "00:20 UTC interpolated: no file"
     site.latest = latest()
     page.evaluate(NEW_LOOK)
     page.until("document.getElementById('banner').hidden")
@@ -360,6 +288,9 @@ def test_a_stale_forecast_says_how_old_it_is(page, site):
     page.evaluate(NEW_LOOK)
     page.until("document.getElementById('banner').innerText.includes('2 h 13 min old')")
     assert page.evaluate("Boolean(document.getElementById('same'))"), "a reader that listens is told once"
+    site.latest = {**latest(age=-45), "stale": True}
+    page.evaluate(NEW_LOOK)
+    page.until("document.getElementById('banner').innerText.includes('dated 45 min ahead')")
 
 
 def test_an_alarm_of_the_verification_is_shown(page, site):
@@ -432,6 +363,19 @@ def test_a_forecast_that_is_gone_makes_room_for_the_next(page, site, forecasts):
     page.evaluate(NEW_LOOK)
     page.until("document.getElementById('banner').hidden")
     choose(page, "probability")
+    page.errors[:] = [error for error in page.errors if "404" not in error]
+
+
+def test_a_forecast_without_pictures_says_why(page, site):
+    shown(page)
+    site.latest = latest(1, problems=["layers: MemoryError: no room"])
+    page.evaluate(NEW_LOOK)
+    page.until("!document.getElementById('banner').hidden")
+    assert banner(page) == (
+        "NOT LOADED The forecast of 00:20 UTC cannot be loaded. When it was made, this failed: "
+        "layers: MemoryError: no room."
+    )
+    assert page.text("#age") == "Made from radar of 00:15 UTC, 9 min ago", "that is the one on the map"
     page.errors[:] = [error for error in page.errors if "404" not in error]
 
 
