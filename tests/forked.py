@@ -13,6 +13,7 @@ CONTEXT = multiprocessing.get_context("forkserver")
 IMPORTED = [
     "data_prep.pipeline", "h5py", "dask.array", "distributed",
     "nowcast.callbacks", "nowcast.checkpoint_io", "nowcast.datamodule", "nowcast.gan", "zarrs",
+    "nowcast.service.loop", "nowcast.gan_forecaster",
 ]  # fmt: skip
 SECONDS = 120
 """After which a run counts as hanging."""

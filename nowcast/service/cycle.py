@@ -106,7 +106,7 @@ class Cycle:
                 self._go_on()
                 with self._timed("publish", seconds):
                     seconds["total"] = since_arrival + self._clock.elapsed() - began
-                    told = {**self._told(time, context, made), "seconds": seconds, "problems": problems}
+                    told = {**self._told(time, context, made), "seconds": dict(seconds), "problems": problems}
                     return self._publisher.publish(folder, {**told, "roles": roles})
         except (OSError, RuntimeError) as error:  # netCDF says with the latter that the disk is full
             raise NotMade(f"it could not be written: {error}") from error

@@ -128,6 +128,8 @@ class Journal:
         if not self._path.is_file():
             return []
         lines = self._path.read_bytes().splitlines(keepends=True)
+        if not lines:
+            return []
         kept = lines[-LONGEST // 2 :] if len(lines) > LONGEST else lines
         outcomes = []
         for line in kept:
@@ -135,7 +137,7 @@ class Journal:
                 outcomes.append(Outcome.of_text(line.decode()))
             except ValueError as error:
                 logger.warning("%s: %s", self._path.name, error)
-        if len(outcomes) < len(lines):
+        if len(outcomes) < len(lines) or not lines[-1].endswith(b"\n"):
             with written_whole(self._path) as partial:
                 Path(partial).write_text("".join(f"{outcome.as_text()}\n" for outcome in outcomes))
         return outcomes

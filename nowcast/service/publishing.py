@@ -24,7 +24,7 @@ import numpy as np
 
 from data_prep.schema import RefusedInput
 from nowcast.files import written_whole
-from nowcast.service.settings import Retention
+from nowcast.service.settings import Retention, minutes
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +32,6 @@ MANIFEST = "manifest.json"
 LATEST = "latest.json"
 NAME = re.compile(r"\d{8}T\d{4}(\d{2})?Z")
 """Of the folder of a forecast: its reference time."""
-HOUR = np.timedelta64(1, "h")
 
 Manifest = dict[str, Any]
 
@@ -121,7 +120,7 @@ class Publisher:
         sizes = {name: sum(file["bytes"] for file in told["files"]) for name, told in self.published.items()}
         kept = list(sizes)
         for name in kept[:-1]:
-            too_old = now - time_of(name) > limit.hours * HOUR
+            too_old = now - time_of(name) > minutes(60 * limit.hours)
             too_much = sum(sizes[other] for other in kept) > limit.gigabytes * 1e9
             if not (too_old or too_much or self._free() < limit.free_gigabytes * 1e9):
                 break

@@ -60,7 +60,8 @@ class Schedule:
 
     def due(self, now: np.datetime64) -> Due | None:
         """The newest reference time whose forecast can be made; none if there is none."""
-        for time in self._pending(now)[::-1]:
+        pending = self._pending(now)
+        for time in pending[pending + self._settings.policy.stale >= now][::-1]:
             due = self.judge(time, now)
             if isinstance(due, Due):
                 return due

@@ -1,0 +1,85 @@
+import errno
+import json
+import os
+
+import numpy as np
+import pytest
+
+from nowcast.service import journal as module
+from nowcast.service.journal import Journal, Outcome
+
+STEP = np.timedelta64(5, "m")
+TIME = np.datetime64("2024-06-01T12:00", "ns")
+
+
+def outcomes() -> list[Outcome]:
+    return [
+        Outcome(TIME, "published", "", "extrapolation"),
+        Outcome(TIME + STEP, "skipped", "no frame", last=TIME + 3 * STEP),
+        Outcome(TIME + 4 * STEP, "published", "small: it failed", "persistence"),
+    ]
+
+
+def test_what_is_written_is_read_again(tmp_path):
+    journal = Journal(tmp_path, STEP)
+    journal.add(*outcomes())
+    again = Journal(tmp_path, STEP)
+    assert again.times.tolist() == journal.times.tolist() == (TIME + np.arange(5) * STEP).tolist()
+    assert again.last == outcomes()[-1]
+    lines = [json.loads(line) for line in (tmp_path / "journal.jsonl").read_text().splitlines()]
+    assert lines[0] == {"reference_time": "2024-06-01T12:00", "outcome": "published", "reason": None,
+                        "model": "extrapolation"}  # fmt: skip
+    assert lines[1]["last"] == "2024-06-01T12:15"
+
+
+@pytest.mark.parametrize("cut", [1, 30, 80])
+def test_a_line_that_a_crash_cut_short_is_taken_off(tmp_path, cut):
+    Journal(tmp_path, STEP).add(*outcomes())
+    path = tmp_path / "journal.jsonl"
+    path.write_bytes(path.read_bytes()[:-cut])
+    journal = Journal(tmp_path, STEP)
+    assert journal.decided(TIME + 3 * STEP)
+    assert journal.decided(TIME + 4 * STEP) == (cut == 1)  # only the end of the line is gone
+    journal.add(Outcome(TIME + 5 * STEP, "skipped", "stale"))
+    assert Journal(tmp_path, STEP).decided(TIME + 5 * STEP)
+    for line in path.read_text().splitlines():
+        json.loads(line)
+
+
+@pytest.mark.parametrize("written", [0, 20])
+def test_a_full_disk_leaves_no_part_of_a_line_and_loses_none(tmp_path, monkeypatch, written, caplog):
+    journal = Journal(tmp_path, STEP)
+    first, *more = outcomes()
+    journal.add(first)
+    before = (tmp_path / "journal.jsonl").read_bytes()
+
+    def full(handle: int, data: bytes) -> int:
+        if written == 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return inner(handle, data[:written])
+
+    inner = os.write
+    with monkeypatch.context() as patch:
+        patch.setattr(module.os, "write", full)
+        journal.add(*more)
+    assert (tmp_path / "journal.jsonl").read_bytes() == before
+    assert "journal.jsonl cannot be written" in caplog.text
+    assert journal.decided(TIME + 4 * STEP)
+    journal.save()
+    assert Journal(tmp_path, STEP).times.tolist() == journal.times.tolist()
+
+
+def test_a_long_journal_loses_its_older_half_at_the_start(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "LONGEST", 10)
+    journal = Journal(tmp_path, STEP)
+    journal.add(*(Outcome(TIME + n * STEP, "skipped", "no frame") for n in range(11)))
+    again = Journal(tmp_path, STEP)
+    assert again.times.tolist() == (TIME + np.arange(6, 11) * STEP).tolist()
+    assert len((tmp_path / "journal.jsonl").read_text().splitlines()) == 5
+
+
+def test_what_was_skipped_by_a_clock_that_was_ahead_is_open_again(tmp_path):
+    journal = Journal(tmp_path, STEP)
+    journal.add(*outcomes())
+    journal.reopen(TIME + STEP)
+    assert journal.times.tolist() == (TIME + np.array([0, 1, 4]) * STEP).tolist()
