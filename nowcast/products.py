@@ -157,6 +157,9 @@ class _Work:
         self.ensemble, self.folder, self.stem, self.products = ensemble, folder, stem, products
         self.packing, self.between = packing, between
         self.labels = Labels.of(ensemble)
+        self.ends = (
+            _ends(self.labels, products.accumulation_minutes) if "accumulation" in products.kinds else []
+        )
         self.percentiles = products.percentiles if self.labels.members > 1 else ()
         self.files: dict[Kind, Path] = {}
         self.means: list[np.ndarray] = []
@@ -169,10 +172,7 @@ class _Work:
         """Write the NetCDF files, and gather what points and pictures show."""
         with ExitStack() as stack:
             files = []
-            for kind in self.products.kinds:
-                if kind == "percentiles" and not self.percentiles:
-                    logger.info("no percentiles of %s: it has one member", self.stem)
-                    continue
+            for kind in self._kinds():
                 self.files[kind] = self.path(f"{kind}.nc")
                 file = stack.enter_context(netCDF4.Dataset(self.files[kind], "w"))
                 files.append(self._file(kind, file))
@@ -237,6 +237,14 @@ class _Work:
                 self.between()
                 yield Written(target, kind)
 
+    def _kinds(self) -> Iterator[Kind]:
+        """The files that can be made of the forecast."""
+        for kind in self.products.kinds:
+            if kind == "percentiles" and not self.percentiles:
+                logger.info("no percentiles of %s: it has one member", self.stem)
+            elif kind != "accumulation" or self.ends:
+                yield kind
+
     def _file(self, kind: Kind, file: netCDF4.Dataset) -> ProductFile:
         """The file of a product, with its settings."""
         made = self.products
@@ -248,8 +256,7 @@ class _Work:
         if kind == "probability":
             return ProbabilityFile(target, made.thresholds)
         if kind == "accumulation":
-            ends = _ends(self.labels, made.accumulation_minutes)
-            return AccumulationFile(target, ends, self.percentiles, made.accumulation_thresholds)
+            return AccumulationFile(target, self.ends, self.percentiles, made.accumulation_thresholds)
         return RainStartFile(
             target, threshold=made.rain_start_threshold, probability=made.rain_start_probability
         )

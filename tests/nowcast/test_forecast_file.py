@@ -1,15 +1,29 @@
+import hashlib
+import subprocess
+import sys
 import tracemalloc
 import warnings
+from pathlib import Path
 
+import netCDF4
 import numpy as np
+import pyproj
 import pytest
 import xarray as xr
+from compliance import cf_findings
 from verification_models import Noisy
 
-from data_prep.schema import RefusedInput, crs_of
+from data_prep.schema import RefusedInput, crs_of, rain_array
 from nowcast.baselines import Extrapolation, Persistence
+from nowcast.cf import FileForm
 from nowcast.fields import exceedance_probability, probability_matched_mean
-from nowcast.forecast_file import forecast_to_file, read_forecast, validate_forecast, write_forecast
+from nowcast.forecast_file import (
+    file_stem,
+    forecast_to_file,
+    read_forecast,
+    validate_forecast,
+    write_forecast,
+)
 from nowcast.verification import matched_mean
 
 
@@ -195,3 +209,289 @@ def test_memory_is_that_of_one_lead_time_of_all_members_and_of_a_member(make_rai
     tracemalloc.stop()
     # Making a member takes a few copies of it, matching one and a half of all members.
     assert peak < 4 * (count + leads) * field < count * leads * field / 2
+
+
+# What a file says of itself
+
+FORMS = [
+    FileForm(),
+    FileForm(packing=0.01),
+    FileForm(packing=0.03125, standard_name="lwe_precipitation_rate"),
+    FileForm(dialect="pysteps"),
+    FileForm(dialect="pysteps", packing=0.01),
+]
+
+
+@pytest.mark.parametrize("form", FORMS, ids=str)
+def test_the_compliance_checker_finds_nothing_in_a_forecast_file(make_rain, tmp_path, form):
+    forecast_to_file(
+        tmp_path / "f.nc", Noisy(), make_rain(6, missing_rows=4), members=3, lead_steps=3, form=form
+    )
+    assert cf_findings(tmp_path / "f.nc") == []
+    assert validate_forecast(tmp_path / "f.nc") == []
+
+
+def test_the_compliance_checker_finds_a_unit_that_there_is_not(make_rain, tmp_path):
+    forecast_to_file(tmp_path / "f.nc", Persistence(), make_rain(6), lead_steps=2)
+    spoilt = xr.open_dataset(tmp_path / "f.nc", decode_cf=False).load()
+    spoilt["rainfall_rate"].attrs["units"] = "buckets"
+    spoilt.to_netcdf(tmp_path / "spoilt.nc")
+    assert any("units" in line for line in cf_findings(tmp_path / "spoilt.nc"))
+
+
+def test_the_status_of_each_input_frame_is_in_the_file(make_rain, tmp_path):
+    rain = make_rain(4).assign_coords(input_frame_status=("time", np.array([0, 1, 0, 0], dtype=np.int8)))
+    forecast_to_file(tmp_path / "f.nc", Persistence(), rain, lead_steps=2)
+    raw = xr.open_dataset(tmp_path / "f.nc")
+    assert raw["input_frame_status"].values.tolist() == [0, 1, 0, 0]
+    assert raw["input_frame_status"].attrs["flag_meanings"] == "observed interpolated missing"
+    assert (raw["input_time"].values == rain["time"].values).all()
+    assert raw.attrs["nowcast__input_frames"].split(", ")[:2] == [
+        "2020-06-01T00:00 observed",
+        "2020-06-01T00:05 interpolated",
+    ]
+    assert read_forecast(tmp_path / "f.nc").attrs["input_frames"] == raw.attrs["nowcast__input_frames"]
+    write_forecast(read_forecast(tmp_path / "f.nc"), tmp_path / "again.nc")
+    assert xr.open_dataset(tmp_path / "again.nc")["input_frame_status"].values.tolist() == [0, 1, 0, 0]
+
+
+def test_a_file_says_what_its_caller_knows(make_rain, tmp_path):
+    told = {"title": "Rain of De Bilt", "license": "CC-BY-4.0", "config_hash": "abc", "run_id": "r1"}
+    forecast_to_file(tmp_path / "f.nc", Persistence(), make_rain(6), lead_steps=2, seed=7, attributes=told)
+    raw = xr.open_dataset(tmp_path / "f.nc").attrs
+    assert (raw["title"], raw["license"]) == ("Rain of De Bilt", "CC-BY-4.0")
+    assert (raw["nowcast__config_hash"], raw["nowcast__run_id"]) == ("abc", "r1")
+    assert (raw["nowcast__seed"], raw["nowcast__members"], raw["nowcast__model"]) == ("7", "1", "persistence")
+    assert read_forecast(tmp_path / "f.nc").attrs["run_id"] == "r1"
+
+
+def test_the_checkpoint_is_part_of_the_source(make_rain, tmp_path):
+    forecast = Persistence().forecast(make_rain(6), lead_steps=2).assign_attrs(checkpoint="f00")
+    write_forecast(forecast, tmp_path / "f.nc")
+    assert xr.open_dataset(tmp_path / "f.nc").attrs["source"].endswith(", persistence, checkpoint sha256 f00")
+
+
+def test_nothing_in_a_file_depends_on_the_present_time(make_rain, tmp_path):
+    forecast_to_file(tmp_path / "f.nc", Persistence(), make_rain(6), lead_steps=2)
+    raw = xr.open_dataset(tmp_path / "f.nc").attrs
+    assert raw["date_created"] == "2020-06-01T00:25:00Z"
+    assert raw["history"].startswith("2020-06-01T00:25:00Z ")
+    assert "date_created and history carry the forecast reference time" in raw["comment"]
+    assert (raw["time_coverage_start"], raw["time_coverage_end"]) == (
+        "2020-06-01T00:30:00Z",
+        "2020-06-01T00:35:00Z",
+    )
+
+
+WRITE = """
+import sys
+import xarray as xr
+from nowcast.cf import FileForm
+from nowcast.forecast_file import read_forecast, write_forecast
+write_forecast(read_forecast(sys.argv[1]), sys.argv[2], form=FileForm(packing=0.01))
+"""
+
+
+def test_a_later_process_writes_the_same_bytes(make_rain, tmp_path):
+    forecast_to_file(tmp_path / "f.nc", Noisy(), make_rain(6, missing_rows=4), members=3, lead_steps=3)
+    write_forecast(read_forecast(tmp_path / "f.nc"), tmp_path / "here.nc", form=FileForm(packing=0.01))
+    there = tmp_path / "there.nc"
+    subprocess.run(
+        [sys.executable, "-c", WRITE, tmp_path / "f.nc", there], check=True, cwd=Path(__file__).parents[2]
+    )
+    assert digest(there) == digest(tmp_path / "here.nc")
+    forecast_to_file(tmp_path / "g.nc", Noisy(), make_rain(6, missing_rows=4), members=3, lead_steps=3)
+    assert digest(tmp_path / "g.nc") == digest(tmp_path / "f.nc")
+
+
+def digest(path):
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_files_are_named_by_model_domain_and_reference_time():
+    time = np.datetime64("2010-08-26T05:00:00", "ns")
+    assert file_stem("pretrained", "knmi", time) == "pretrained_knmi_20100826T0500Z"
+    assert file_stem("my_model v2.ckpt", "a/b", time) == "my-model-v2.ckpt_a-b_20100826T0500Z"
+
+
+# Forms of a file
+
+
+@pytest.mark.parametrize("scale", [0.01, 0.03125])
+def test_packed_rates_are_right_to_half_a_step_and_missing_stays_missing(ensemble, tmp_path, scale):
+    write_forecast(ensemble, tmp_path / "f.nc", form=FileForm(packing=scale))
+    raw = xr.open_dataset(tmp_path / "f.nc", mask_and_scale=False)["rainfall_rate"]
+    assert raw.dtype == np.int16
+    back = read_forecast(tmp_path / "f.nc")
+    assert back.dtype == np.float32
+    np.testing.assert_allclose(back.values, ensemble.values, atol=scale / 2 * 1.001)
+    assert (np.isnan(back.values) == np.isnan(ensemble.values)).all()
+    assert ((back.values == 0) == (ensemble.values < scale / 2))[np.isfinite(ensemble.values)].all()
+
+
+def test_rates_beyond_the_range_of_packing_are_written_as_its_largest_and_the_file_says_so(
+    make_rain, tmp_path
+):
+    forecast = Persistence().forecast(make_rain(6), lead_steps=1)
+    forecast.values[0, 0, 3, 3] = 500
+    write_forecast(forecast, tmp_path / "f.nc", form=FileForm(packing=0.01))
+    back = read_forecast(tmp_path / "f.nc")
+    assert float(back[0, 0, 3, 3]) == pytest.approx(327.67)
+    assert xr.open_dataset(tmp_path / "f.nc")["rainfall_rate"].attrs["comment"] == (
+        "Values above 327.67 are written as that."
+    )
+
+
+def test_the_rate_may_be_of_all_precipitation_and_is_read_by_either_name(ensemble, tmp_path):
+    write_forecast(ensemble, tmp_path / "f.nc", form=FileForm(standard_name="lwe_precipitation_rate"))
+    raw = xr.open_dataset(tmp_path / "f.nc")
+    assert "rainfall_rate" not in raw
+    assert raw["lwe_precipitation_rate"].attrs["standard_name"] == "lwe_precipitation_rate"
+    back = read_forecast(tmp_path / "f.nc")
+    np.testing.assert_array_equal(back.values, ensemble.values)
+    assert (back.name, back.attrs["standard_name"]) == ("rainfall_rate", "lwe_precipitation_rate")
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"packing": 0.02}, {"standard_name": "snow"}, {"dialect": "grib"}], ids=lambda w: next(iter(w))
+)
+def test_a_form_that_there_is_not_is_refused(wrong):
+    with pytest.raises(RefusedInput, match=f"{next(iter(wrong))} is one of"):
+        FileForm(**wrong)
+
+
+@pytest.mark.parametrize("packing", [None, 0.01])
+def test_a_forecast_as_zarr_is_that_of_the_netcdf_file_in_few_files(make_rain, tmp_path, packing):
+    how = {"members": 3, "lead_steps": 4, "form": FileForm(packing=packing)}
+    forecast_to_file(tmp_path / "f.nc", Noisy(), make_rain(6, missing_rows=4), **how)
+    forecast_to_file(tmp_path / "f.zarr", Noisy(), make_rain(6, missing_rows=4), **how)
+    netcdf, stored = xr.open_dataset(tmp_path / "f.nc"), xr.open_zarr(tmp_path / "f.zarr", chunks=None)
+    xr.testing.assert_allclose(netcdf, stored.astype(netcdf.dtypes), rtol=0, atol=0)
+    assert netcdf.attrs == stored.attrs
+    assert (tmp_path / "f.zarr/zarr.json").read_text().count('"consolidated_metadata"') == 1
+    assert sum(path.is_file() for path in (tmp_path / "f.zarr/rainfall_rate").rglob("*")) == 1 + 3
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+    ours = read_forecast(tmp_path / "f.zarr")
+    np.testing.assert_allclose(ours.values, read_forecast(tmp_path / "f.nc").values, rtol=1e-6)
+    assert ours.attrs == read_forecast(tmp_path / "f.nc").attrs
+    assert validate_forecast(tmp_path / "f.zarr") == []
+
+
+def test_zarr_is_the_same_bytes_a_second_time_and_replaces_what_was_there(make_rain, tmp_path):
+    digests = []
+    for _ in range(2):
+        forecast_to_file(tmp_path / "f.zarr", Noisy(), make_rain(6, missing_rows=4), members=3, lead_steps=4)
+        files = sorted(path for path in (tmp_path / "f.zarr").rglob("*") if path.is_file())
+        digests.append([(path.relative_to(tmp_path), digest(path)) for path in files])
+    assert digests[0] == digests[1]
+
+
+# pysteps
+
+POLAR = pyproj.CRS.from_proj4(
+    "+proj=stere +lat_0=90 +lat_ts=60 +lon_0=0 +x_0=10000 +y_0=0 +datum=WGS84 +units=m"
+)
+
+
+def polar_rain(*, upside_down: bool):
+    values = np.zeros((4, 6, 5), dtype=np.float32)
+    values[:, 1, 2], values[:, 4, 0] = 3.5, np.nan
+    y = -4_000_000 - 1000.0 * np.arange(6)
+    time = np.datetime64("2020-06-01T00:00", "ns") + np.arange(4) * np.timedelta64(5, "m")
+    rain = rain_array(values, time=time, x=200_000 + 2000.0 * np.arange(5), y=y, crs=POLAR)
+    return rain.isel(y=slice(None, None, -1)) if upside_down else rain
+
+
+@pytest.mark.parametrize("members", [1, 3])
+@pytest.mark.parametrize("upside_down", [False, True])
+def test_pysteps_loads_its_dialect_with_all_metadata(tmp_path, members, upside_down):
+    importers = pytest.importorskip("pysteps.io.nowcast_importers", reason="pysteps is not installed")
+    one = Persistence().forecast(polar_rain(upside_down=upside_down), lead_steps=3)
+    forecast = xr.concat([one.isel(realization=0)] * members, dim="realization").transpose(*one.dims)
+    forecast = forecast.assign_coords(realization=np.arange(members))
+    write_forecast(forecast, tmp_path / "f.nc", form=FileForm(dialect="pysteps"))
+    rates, metadata = importers.import_netcdf_pysteps(str(tmp_path / "f.nc"), onerror="raise")
+    assert rates.shape == (members, 3, 6, 5)[members == 1 :]
+    first = rates.reshape(-1, 6, 5)[0]
+    assert first[1, 2] == np.float32(3.5)
+    assert np.isnan(first[4, 0])
+    assert np.isfinite(first).sum() == 29
+    assert metadata["projection"] == "+proj=stere +lon_0=0.0 +lat_0=90.0 +lat_ts=60.0 +x_0=10000.0 +y_0=0.0"
+    assert (metadata["xpixelsize"], metadata["ypixelsize"]) == (2000, 1000)
+    assert (metadata["x1"], metadata["x2"], metadata["y1"], metadata["y2"]) == (
+        199_000, 209_000, -4_005_500, -3_999_500,
+    )  # fmt: skip
+    assert metadata["yorigin"] == "upper"
+    assert (metadata["unit"], metadata["accutime"], metadata["transform"]) == ("mm/h", 5, None)
+    assert (metadata["zerovalue"], metadata["threshold"]) == (0, np.float32(3.5))
+    assert list(metadata["leadtimes"]) == [5, 10, 15]
+    assert [str(time) for time in metadata["timestamps"]] == [f"2020-06-01 00:{m}:00" for m in (20, 25, 30)]
+
+
+def test_our_own_reader_reads_the_dialect_of_pysteps(tmp_path):
+    forecast = Persistence().forecast(polar_rain(upside_down=False), lead_steps=3)
+    write_forecast(forecast, tmp_path / "f.nc", form=FileForm(dialect="pysteps"))
+    back = read_forecast(tmp_path / "f.nc")
+    xr.testing.assert_equal(back.drop_vars(["lat", "lon"]), forecast.drop_vars(["lat", "lon"]))
+    assert crs_of(back) == POLAR
+    assert validate_forecast(tmp_path / "f.nc") == []
+
+
+# Interruption and validation
+
+
+def test_a_caller_may_stop_a_forecast_between_members_and_nothing_is_left(make_rain, tmp_path):
+    calls = []
+
+    def stop():
+        calls.append(None)
+        if len(calls) == 2:
+            raise TimeoutError("deadline")
+
+    for name in ("f.nc", "f.zarr"):
+        calls.clear()
+        with pytest.raises(TimeoutError):
+            forecast_to_file(tmp_path / name, Noisy(), make_rain(6), members=4, lead_steps=2, between=stop)
+    assert list(tmp_path.iterdir()) == []
+
+
+def spoil(file, fault):
+    if fault == "status":
+        file["input_frame_status"][:] = 5
+    elif fault == "input_time":
+        file["input_time"][:] = file["input_time"][:] - 60
+    elif fault == "no_inputs":
+        file.renameVariable("input_frame_status", "status")
+    elif fault == "lat":
+        file["lat"][:] = file["lat"][:] + 0.01
+    elif fault == "seed":
+        file.delncattr("nowcast__seed")
+    elif fault == "standard_name":
+        file["rainfall_rate"].standard_name = "rainfall_flux"
+    elif fault == "lead_time":
+        for name in ("forecast_period", "time"):
+            file[name][:] = file[name][::-1]
+    elif fault == "realization":
+        file["realization"][:] = 0
+
+
+@pytest.mark.parametrize(
+    ("fault", "finding"),
+    [
+        ("status", "input_frame_status is"),
+        ("input_time", "not of the forecast_reference_time"),
+        ("no_inputs", "input_time and input_frame_status"),
+        ("lat", "lat differs from what the CRS says by 0.01 degrees"),
+        ("seed", "attribute nowcast__seed is absent"),
+        ("standard_name", "standard_name is 'rainfall_flux'"),
+        ("lead_time", "not positive and in increasing order"),
+        ("realization", "members have one number twice"),
+    ],
+)
+def test_what_is_wrong_with_a_file_is_found(make_rain, tmp_path, fault, finding):
+    forecast_to_file(tmp_path / "f.nc", Noisy(), make_rain(6), members=2, lead_steps=2)
+    with netCDF4.Dataset(tmp_path / "f.nc", "a") as file:
+        spoil(file, fault)
+    findings = validate_forecast(tmp_path / "f.nc")
+    assert len(findings) == 1
+    assert finding in findings[0]
