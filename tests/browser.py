@@ -148,7 +148,8 @@ class Page:
 
     def open(self, url: str) -> None:
         """Go to an address."""
-        self.send("Page.navigate", url=url)
+        failed = self.send("Page.navigate", url=url).get("errorText")
+        assert not failed, f"{url}: {failed}"
         self.until("document.readyState === 'complete' && location.href !== 'about:blank'")
 
     def evaluate(self, script: str) -> Any:
