@@ -8,6 +8,7 @@ import numpy as np
 import pyproj
 import pytest
 
+from data_prep.pipeline import Recipe, prepare
 from data_prep.readers.pysteps_bridge import to_frame
 from data_prep.schema import RefusedInput, crs_of, open_radar
 from nowcast import pysteps_plugin
@@ -16,6 +17,7 @@ from nowcast.load import load_forecaster
 from nowcast.pysteps_plugin import forecast, import_nowcast_forecast, import_nowcast_zarr, register
 
 NEEDS_PYSTEPS = "needs the extra 'baselines'"
+FRAMES = "RAD_NL25_RAP_5min_20100826"
 GRID = {"kmperpixel": 1.0, "timestep": 5.0}
 DECIBEL = {"unit": "mm/h", "transform": "dB", "threshold": -10.0, "zerovalue": -15.0}
 
@@ -293,17 +295,35 @@ def test_a_model_is_loaded_once(rain, monkeypatch):
     assert len(loads) == 1
 
 
-@pytest.mark.radar
-def test_the_shipped_network_nowcasts_dutch_rain_in_db_as_it_does_from_an_archive(radar_data, tmp_path):
-    from data_prep.pipeline import Recipe, prepare
-
-    source = tmp_path / "in"
-    source.mkdir()
+@pytest.fixture(scope="module")
+def knmi(radar_data, tmp_path_factory) -> Path:
+    """Archive of four frames of the Netherlands."""
+    folder = tmp_path_factory.mktemp("knmi")
+    (folder / "in").mkdir()
     for minute in ("0445", "0450", "0455", "0500"):
-        name = f"RAD_NL25_RAP_5min_20100826{minute}.h5"
-        (source / name).write_bytes((radar_data / "knmi/2010/08" / name).read_bytes())
-    prepare(source, tmp_path / "knmi.zarr", Recipe(sampling=None, time_step_minutes=5))
-    context = open_radar(tmp_path / "knmi.zarr")[:, 300:428, 200:328].load()
+        name = f"{FRAMES}{minute}.h5"
+        (folder / "in" / name).write_bytes((radar_data / "knmi/2010/08" / name).read_bytes())
+    prepare(folder / "in", folder / "knmi.zarr", Recipe(sampling=None, time_step_minutes=5))
+    return folder / "knmi.zarr"
+
+
+@pytest.mark.radar
+def test_a_dutch_frame_of_the_archive_is_that_of_pysteps_own_importer(knmi, radar_data):
+    io = pytest.importorskip("pysteps.io", reason=NEEDS_PYSTEPS)
+    precip, _, metadata = io.get_method("nowcast_zarr", "importer")(knmi)
+    file = radar_data / "knmi/2010/08" / f"{FRAMES}0500.h5"
+    millimetres, _, theirs = io.get_method("knmi_hdf5", "importer")(str(file))
+    # mm in 5 minutes, and km.
+    np.testing.assert_allclose(precip, 12 * millimetres, rtol=1e-6)
+    for edge in ("x1", "x2", "y1", "y2", "xpixelsize", "ypixelsize"):
+        assert metadata[edge] == 1000 * theirs[edge]
+    assert metadata["threshold"] == pytest.approx(12 * theirs["threshold"])
+    assert theirs.keys() - metadata.keys() == {"zr_a", "zr_b"}
+
+
+@pytest.mark.radar
+def test_the_shipped_network_nowcasts_dutch_rain_in_db_as_it_does_from_an_archive(knmi):
+    context = open_radar(knmi)[:, 300:428, 200:328].load()
     expected = load_forecaster().forecast(context, lead_steps=2, members=1, seed=3).values
     times = context["time"].values.astype("datetime64[s]").tolist()
     told = DECIBEL | {"timestamps": times}
