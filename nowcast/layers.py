@@ -155,6 +155,8 @@ def window_of(grid: xr.DataArray, shown: Sequence[np.ndarray]) -> Window:
     turned = bool(grid["y"][0] < grid["y"][-1]), bool(grid["x"][0] > grid["x"][-1])
     whole = window = Window(rows, columns, turned, block=1)
     while max(window.size) > LARGEST_TILE or _picture_size(window, len(shown[0])) > LARGEST_PICTURE:
+        if min(window.size) == 1:
+            break
         window = whole.in_blocks(window.block + 1)
     return window
 

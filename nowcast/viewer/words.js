@@ -97,7 +97,7 @@ export function facts(manifest, verification) {
     ["Institution", manifest.institution],
     ["Licence", manifest.license],
     ["Region", manifest.domain],
-    ["Published", manifest.published && `${clock(manifest.published)} UTC`],
+    ["Published", manifest.published && `${day(manifest.published)} ${clock(manifest.published)} UTC`],
     ["Software", manifest.software],
     ["Problems", manifest.problems?.join("; ")],
     ["Skill", verification && skill(verification)],

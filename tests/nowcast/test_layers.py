@@ -214,6 +214,13 @@ def test_many_lead_times_make_the_pixels_larger_and_not_the_picture(make, monkey
     assert np.prod(Image.open(drawn.files[0]).size) <= 1500
 
 
+def test_a_strip_of_cells_is_not_reduced_to_nothing(make, monkeypatch):
+    monkeypatch.setattr(layers, "LARGEST_TILE", 10)
+    drawn = make(np.full((1, 1, 3, 40), 1.0))
+    assert drawn.told["tile"] == {"width": 20, "height": 1}
+    assert (drawn.classes("member_00") == 4).all()
+
+
 def test_layers_json_says_what_the_page_needs(make):
     drawn = make(rates_of((2, 3, 12, 12)))
     assert [frame["minutes"] for frame in drawn.told["forecast"]["frames"]] == [5, 10, 15]
