@@ -117,14 +117,20 @@ def verify(settings: Any) -> int:
 
 def serve(settings: Any, at: str | None, once: bool) -> int:  # noqa: FBT001
     """Forecast whenever a frame arrives, publish and verify; or once, for a schedule of one's own."""
+    from nowcast.service.core import Exit
     from nowcast.service.logs import log_as_json
     from nowcast.service.loop import serve, serve_once
+    from nowcast.service.publishing import AnotherInstance
 
     if settings.log_json:
         log_as_json()
-    if at is None and not once:
-        return serve(settings)
-    status, line = serve_once(settings, at=None if at is None else _instant(at))
+    try:
+        if at is None and not once:
+            return serve(settings)
+        status, line = serve_once(settings, at=None if at is None else _instant(at))
+    except AnotherInstance as error:
+        print(f"nowcast serve: {error}", file=sys.stderr)
+        return Exit.BUSY
     print(line)
     return status
 

@@ -93,6 +93,7 @@ class Verifier:
             scores = self._verification.scores(since=since, until=until)
         except RefusedInput:
             return None
+        scores = scores.isel(lead_time=np.isin(scores["lead_time"].values, self._leads))
         wet = float((scores["events"].isel(threshold=0) / scores["cells"]).mean())
         enough = int(scores["case_count"].min()) >= self._settings.least_cases
         return scores if enough and wet >= self._settings.least_wet else None
