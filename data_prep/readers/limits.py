@@ -1,11 +1,12 @@
 """How large radar files may be. All readers ask here, before they read or allocate what a header announces.
 
 A file that anyone may drop in a folder says of itself how large it is, and a compressed one is small however
-much it holds. The limits are several times what the archives of the weather services need: the largest grid
+much it holds. The limits leave room above what the archives of weather services need: the largest grid
 known, of Finland at 250 m, has 36 million cells, the largest bundles a few gigabytes.
 
-Two things are outside their reach: the chunks of a Zarr archive, which zarr decompresses to whatever they hold
-before anyone can count, and what an importer of pysteps does with its file. The shape is checked there, too.
+Two things are outside their reach: the chunks of a Zarr archive, which zarr decompresses to whatever they
+hold before anyone can count, and what an importer of pysteps does with its file. The shape is checked there,
+too.
 """
 
 from __future__ import annotations
