@@ -15,7 +15,7 @@ from cartopy.mpl.geoaxes import GeoAxes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
-from PIL import Image
+from PIL import ExifTags, Image
 
 from data_prep.schema import RefusedInput
 from nowcast.fields import exceedance_probability
@@ -210,6 +210,7 @@ def animate(
     title: str | None = None,
     frames_per_second: float = 4.0,
     scale: Scale | None = None,
+    description: str = "",
 ) -> None:
     """Write an endless loop of maps.
 
@@ -220,6 +221,7 @@ def animate(
         title: First line of the heading, above the times.
         frames_per_second: Speed; the last frame stays for `LAST_FRAME_SECONDS`.
         scale: As of `plot_map`.
+        description: What the file says of itself beside the pictures.
 
     Raises:
         RefusedInput: If the suffix is another, the speed is not positive, or the fields have other dims.
@@ -239,9 +241,14 @@ def animate(
     duration = [round(1000 / frames_per_second)] * len(images)
     duration[-1] = max(duration[-1], round(1000 * LAST_FRAME_SECONDS))
     options: dict[str, Any] = {"save_all": True, "append_images": images[1:], "duration": duration, "loop": 0}
+    if kind == ".gif" and description:
+        options["comment"] = description
     if kind == ".webp":
         images = [image.convert("RGB") for image in images]
-        options |= {"append_images": images[1:], "lossless": True, "quality": 30, "method": 2}
+        options |= {"append_images": images[1:], "lossless": True, "quality": 10, "method": 1}
+        exif = Image.Exif()
+        exif[ExifTags.Base.ImageDescription] = description
+        options |= {"exif": exif.tobytes()} if description else {}
     with written_whole(path) as partial:
         images[0].save(partial, format=LOOPS[kind], **options)
 
@@ -282,13 +289,14 @@ def _palette(picture: Image.Image, scale: Scale) -> Image.Image:
     return palette
 
 
-def save_figure(figure: Figure, path: str | Path, *, dpi: float = 150) -> None:
+def save_figure(figure: Figure, path: str | Path, *, dpi: float = 150, description: str = "") -> None:
     """Write a figure, whole or not at all.
 
     Args:
         figure: Any matplotlib figure.
         path: The suffix chooses the format, as ``.png``, ``.pdf``, ``.svg``.
         dpi: Pixels per inch.
+        description: What a ``.png`` says of itself beside the picture.
 
     Raises:
         RefusedInput: If matplotlib does not write this suffix.
@@ -301,4 +309,5 @@ def save_figure(figure: Figure, path: str | Path, *, dpi: float = 150) -> None:
             f"a figure is one of {', '.join(sorted(known))}", came=path.name, do="change the suffix"
         )
     with written_whole(path) as partial:
-        figure.savefig(partial, dpi=dpi, format=kind)
+        told = {"metadata": {"Description": description}} if description and kind == "png" else {}
+        figure.savefig(partial, dpi=dpi, format=kind, **told)

@@ -21,6 +21,8 @@ from nowcast.fields import Members
 
 OK, NO_COVERAGE, OUTSIDE = "ok", "no coverage", "outside the grid"
 COLUMNS = ("name", "lat", "lon")
+PROVENANCE = ("model", "checkpoint", "config_hash", "run_id", "seed", "input_frames")
+"""Last columns of the CSV, beside the reference time and the number of members."""
 DIGITS = 4
 """Decimals of what is written."""
 
@@ -94,12 +96,17 @@ class PointForecasts:
     def write_csv(self, path: Path) -> None:
         """Write a row for each place and lead time; values that there are not are empty."""
         with open(path, "w", newline="", encoding="utf-8") as file:
-            names = [*COLUMNS, "time", "lead_minutes", "status", *self._leads[0]]
+            told = {name: self.labels.attributes.get(name, "") for name in PROVENANCE}
+            told["reference_time"], told["members"] = (
+                utc(self.labels.reference_time),
+                str(self.labels.members),
+            )
+            names = [*COLUMNS, "time", "lead_minutes", "status", *self._leads[0], *told]
             table = csv.DictWriter(file, names, lineterminator="\n")
             table.writeheader()
             for number, place in enumerate(self.places):
                 for entry in self._series(number):
-                    table.writerow(place._asdict() | entry)
+                    table.writerow(place._asdict() | entry | told)
 
     def write_json(self, path: Path) -> None:
         """Write all places with their lead times, and where the forecast comes from."""

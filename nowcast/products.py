@@ -6,6 +6,7 @@ their sums since the reference time. All files appear together when all are comp
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import shutil
@@ -21,7 +22,7 @@ import numpy as np
 import xarray as xr
 
 from data_prep.schema import RefusedInput
-from nowcast.cf import FileForm, Labels, packing_of
+from nowcast.cf import FileForm, Labels, global_attributes, packing_of
 from nowcast.fields import SINGLES, Members, box_of_data
 from nowcast.forecast_file import nothing, read_forecast
 from nowcast.geotiff import fields_of, require_rasterio, write_geotiff
@@ -209,15 +210,16 @@ class _Work:
 
         mean = self.ensemble.isel(realization=0, drop=True).copy(data=np.stack(self.means))
         box = box_of_data(mean, margin=MARGIN)
+        told = json.dumps(global_attributes(self.labels))
         if self.products.picture:
-            save_figure(plot_panel(None, self.ensemble.isel(box)), self.path("map.png"))
+            save_figure(plot_panel(None, self.ensemble.isel(box)), self.path("map.png"), description=told)
             self.between()
             yield Written(self.path("map.png"), "map")
         if self.products.loop:
             path = self.path(f"loop.{self.products.loop}")
             model, members = self.ensemble.attrs.get("model"), self.labels.members
             of_members = f", {SINGLES['mean'].title} of {members} members" if members > 1 else ""
-            animate(mean.isel(box), path, title=f"{model}{of_members}")
+            animate(mean.isel(box), path, title=f"{model}{of_members}", description=told)
             self.between()
             yield Written(path, "loop")
 

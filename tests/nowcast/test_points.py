@@ -47,6 +47,8 @@ def test_a_place_has_the_members_of_the_cell_it_lies_in(forecast, written):
         members = forecast[:, lead, ROW, COLUMN].values
         assert (rows[lead]["name"], rows[lead]["status"]) == ("Rain, cell", "ok")
         assert rows[lead]["time"] == f"2020-06-01T00:{30 + 5 * lead}:00Z"
+        assert (rows[lead]["reference_time"], rows[lead]["model"]) == ("2020-06-01T00:25:00Z", "noisy")
+        assert (rows[lead]["members"], rows[lead]["seed"]) == ("4", "0")
         assert float(rows[lead]["lead_minutes"]) == 5 * (lead + 1)
         assert float(rows[lead]["mean"]) == pytest.approx(members.mean(), abs=1e-4)
         assert float(rows[lead]["percentile_50"]) == pytest.approx(np.median(members), abs=1e-4)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import xarray as xr
 from compliance import cf_findings
-from PIL import Image
+from PIL import ExifTags, Image
 from verification_models import Noisy
 
 from data_prep.schema import RefusedInput, crs_of
@@ -37,6 +37,10 @@ def forecast(make_rain, tmp_path_factory):
 def made(forecast, tmp_path_factory):
     folder = tmp_path_factory.mktemp("products")
     return {file.role: file.path for file in write_products(forecast, folder, SHORT, stem="f")}
+
+
+def description_of(picture):
+    return picture.info.get("Description") or picture.getexif()[ExifTags.Base.ImageDescription]
 
 
 def digests(folder):
@@ -236,6 +240,8 @@ def test_pictures_show_the_box_that_has_data(make_rain, tmp_path):
     assert loop.n_frames == 3
     width, height = loop.size
     assert height > 1.2 * width  # 60 of 96 columns
+    for name in ("f_map.png", "f_loop.webp"):
+        assert '"nowcast__seed": "0"' in description_of(Image.open(tmp_path / name))
     first = {file.path.name: file.path.read_bytes() for file in files}
     for file in write_products(tmp_path / "f.nc", tmp_path, Products(kinds=()), stem="f"):
         assert first[file.path.name] == file.path.read_bytes()
