@@ -60,7 +60,7 @@ export function warnings({ latest, view, lost, trouble, age }) {
   if (latest && !manifest) {
     warn("none", "No forecast", `There is none to show.${skipped}`);
   } else if (latest && (latest.stale || age > latest.stale_after_minutes)) {
-    const when = age < 0 ? `dated ${duration(-age)} ahead of the server's clock` : `${duration(age)} old`;
+    const when = age < 0 ? `dated ${duration(Math.ceil(-age))} ahead of the server's clock` : `${duration(age)} old`;
     warn("stale", "Not current", `The radar this forecast was made from is ${when} ` +
       `(limit ${latest.stale_after_minutes} min): do not take it for the present.${skipped}`);
   }

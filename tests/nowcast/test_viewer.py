@@ -73,7 +73,8 @@ def page(browser, site):
 
 
 def shown(page: Page) -> None:
-    page.until("!document.getElementById('viewer').hidden")
+    # The title is what the page writes last when it has heard from the server.
+    page.until("!document.getElementById('viewer').hidden && document.title.endsWith('UTC')")
 
 
 def colour(page: Page, x: float = 0.6, y: float = 0.1) -> str:
