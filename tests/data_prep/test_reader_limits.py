@@ -21,10 +21,11 @@ import pytest
 import test_reader_deepmind_tfrecord
 import test_reader_mrms_grib2
 import test_reader_nimrod
+from odim_files import write_odim
 from test_reader_cf_grid import dataset, save
 from test_reader_meteonet_npz import maps, npy_of_objects
 from test_reader_meteonet_npz import write as write_meteonet
-from test_reader_odim_hdf5 import add, write_odim
+from test_reader_odim_hdf5 import add
 from test_reader_radolan import composite, leads, tar
 from test_readers import fmi_bytes, write_knmi
 
