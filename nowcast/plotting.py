@@ -309,5 +309,7 @@ def save_figure(figure: Figure, path: str | Path, *, dpi: float = 150, descripti
             f"a figure is one of {', '.join(sorted(known))}", came=path.name, do="change the suffix"
         )
     with written_whole(path) as partial:
-        told = {"metadata": {"Description": description}} if description and kind == "png" else {}
+        told: dict[str, Any] = {}
+        if description and kind == "png":
+            told["metadata"] = {"Description": description}
         figure.savefig(partial, dpi=dpi, format=kind, **told)

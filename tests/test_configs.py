@@ -79,6 +79,14 @@ def test_every_configuration_says_in_a_comment_what_it_is():
         assert yaml.safe_load(path.read_text())
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "configs/products").glob("*.yaml")), ids=lambda p: p.stem)
+def test_products_configurations_are_settings_of_products(path):
+    words = ["f.nc", "--output", "out", "--config", str(path)]
+    settings = PARSERS["products"]("products", words).args[2]
+    assert settings.kinds
+    assert settings.accumulation_minutes == (15, 30, 60, 90)
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "configs/verify").glob("*.yaml")), ids=lambda p: p.stem)
 def test_verify_configurations_are_settings_of_a_verification(path):
     words = ["--config", str(path), "--model", "extrapolation", "--store", "s.zarr", "--output", "out"]

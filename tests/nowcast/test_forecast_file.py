@@ -16,6 +16,7 @@ from verification_models import Noisy
 from data_prep.schema import RefusedInput, crs_of, rain_array
 from nowcast.baselines import Extrapolation, Persistence
 from nowcast.cf import FileForm
+from nowcast.cli import main
 from nowcast.fields import exceedance_probability, probability_matched_mean
 from nowcast.forecast_file import (
     file_stem,
@@ -287,6 +288,7 @@ WRITE = """
 import sys
 import xarray as xr
 from nowcast.cf import FileForm
+from nowcast.cli import main
 from nowcast.forecast_file import read_forecast, write_forecast
 write_forecast(read_forecast(sys.argv[1]), sys.argv[2], form=FileForm(packing=0.01))
 """
@@ -384,6 +386,17 @@ def test_zarr_is_the_same_bytes_a_second_time_and_replaces_what_was_there(make_r
         files = sorted(path for path in (tmp_path / "f.zarr").rglob("*") if path.is_file())
         digests.append([(path.relative_to(tmp_path), digest(path)) for path in files])
     assert digests[0] == digests[1]
+
+
+@pytest.mark.parametrize("name", ["f.nc", "f.zarr"])
+def test_the_command_writes_any_form_and_check_finds_it_good(store, tmp_path, capsys, name):
+    words = ["--model", "extrapolation", "--time", "2020-06-01T01:00", "--lead_steps", "2"]
+    how = ["--packing", "0.01", "--standard_name", "lwe_precipitation_rate"]
+    output = str(tmp_path / name)
+    assert main(["forecast", "--source", str(store), "--output", output, *words, *how]) == 0
+    assert main(["check", output]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == f"{output}: good"
+    assert read_forecast(output).attrs["standard_name"] == "lwe_precipitation_rate"
 
 
 # pysteps

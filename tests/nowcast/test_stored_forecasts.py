@@ -7,7 +7,9 @@ from verification_models import SETTINGS, Noisy, frame_time, store_forecasts
 
 from data_prep.schema import RefusedInput
 from nowcast.cases import Case
+from nowcast.forecast_file import file_stem, forecast_to_file
 from nowcast.hindcasts import Hindcasts, score_case
+from nowcast.products import Products, write_products
 from nowcast.stored_forecasts import StoredForecasts, on_one_grid
 
 
@@ -45,6 +47,21 @@ def test_a_folder_is_as_good_as_its_files(rain, folder):
     assert list(stored.times) == [frame_time(4), frame_time(6)]
     assert stored.name == "noisy"
     np.testing.assert_array_equal(stream(folder / "004.nc", rain[:5]), stream(folder, rain[:5]))
+
+
+def test_a_pattern_finds_forecasts_in_folders_and_passes_their_products_by(rain, tmp_path):
+    for number in (4, 6):
+        stem = file_stem("noisy", "here", frame_time(number))
+        folder = tmp_path / stem.split("_")[-1]
+        forecast_to_file(folder / f"{stem}.nc", Noisy(), rain[: number + 1], lead_steps=2, members=2)
+        write_products(
+            folder / f"{stem}.nc", folder, Products(kinds=("mean",), picture=False, loop=None), stem=stem
+        )
+    stored = StoredForecasts(tmp_path, pattern="*/*Z.nc")
+    assert list(stored.times) == [frame_time(4), frame_time(6)]
+    assert stored.refused == {}
+    with pytest.raises(RefusedInput, match=r"no \*Z.nc in"):
+        StoredForecasts(tmp_path, pattern="*Z.nc")
 
 
 def test_fewer_members_and_lead_times_can_be_asked_for(rain, folder):
