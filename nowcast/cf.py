@@ -166,6 +166,7 @@ def create_field(
     variable = file.createVariable(
         name, kind, dims, fill_value=fill,
         compression="zlib", complevel=1, shuffle=True, chunksizes=(1,) * (len(dims) - 2) + field,
+        chunk_cache=4 * field[0] * field[1],  # fields are written once, and whole
     )  # fmt: skip
     variable.set_auto_maskandscale(False)
     told: dict[str, Any] = dict(attributes)

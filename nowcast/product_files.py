@@ -192,7 +192,10 @@ class AccumulationFile(ProductFile):
 
     def add(self, lead: int, values: np.ndarray, members: Members) -> None:  # noqa: ARG002
         """See `ProductFile.add`."""
-        self._sums = self._sums + values * self._hours[lead]
+        if lead > self._leads[-1]:
+            return
+        step = values * self._hours[lead]
+        self._sums = step if lead == 0 else np.add(self._sums, step, out=self._sums)
         if lead not in self._leads:
             return
         amounts, place = Members(self._sums), self._leads.index(lead)

@@ -1,6 +1,8 @@
+import csv
 import hashlib
 import logging
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,12 +11,14 @@ from compliance import cf_findings
 from PIL import ExifTags, Image
 from verification_models import Noisy
 
+from data_prep.pipeline import read_latest
 from data_prep.schema import RefusedInput, crs_of
 from nowcast.baselines import Extrapolation
 from nowcast.cf import FileForm
 from nowcast.cli import main
 from nowcast.fields import Members
-from nowcast.forecast_file import forecast_to_file, read_forecast, write_forecast
+from nowcast.forecast_file import file_stem, forecast_to_file, read_forecast, write_forecast
+from nowcast.options import read_recipe
 from nowcast.products import KINDS, Products, write_products
 
 FILES = Products(picture=False, loop=None)
@@ -318,3 +322,25 @@ def test_the_command_writes_products_by_options_and_by_a_configuration(forecast,
     assert [path.name for path in (tmp_path / "b").iterdir()] == ["f_mean.nc"]
     assert main([*words, "--percentiles", "[120]"]) == 1
     assert "percentiles: one number or more from 0 to 100" in capsys.readouterr().err
+
+
+@pytest.mark.radar
+def test_products_of_real_radar_are_clean_and_find_a_town(radar_data, tmp_path):
+    time = np.datetime64("2010-08-26T05:00", "ns")
+    recipe = read_recipe(str(Path(__file__).parents[2] / "configs/prep/knmi.yaml"))
+    context = read_latest(radar_data / "knmi", recipe, frames=4, time=time)
+    stem = file_stem("extrapolation", "knmi", time)
+    forecast_to_file(tmp_path / f"{stem}.nc", Extrapolation(), context, lead_steps=3)
+    (tmp_path / "towns.csv").write_text("name,lat,lon\nDe Bilt,52.10,5.18\nLuxembourg,49.61,6.13\n")
+    products = Products(loop=None, accumulation_minutes=(15,), points=str(tmp_path / "towns.csv"))
+    made = write_products(tmp_path / f"{stem}.nc", tmp_path, products, stem=stem)
+    assert stem == "extrapolation_knmi_20100826T0500Z"
+    for path in [tmp_path / f"{stem}.nc", *(file.path for file in made if file.path.suffix == ".nc")]:
+        assert cf_findings(path) == []
+    with (tmp_path / f"{stem}_points.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["status"] for row in rows] == ["ok"] * 3 + ["no coverage"] * 3
+    assert float(rows[0]["mean"]) > 0.1  # it rained in De Bilt that morning
+    width, _ = Image.open(tmp_path / f"{stem}_map.png").size
+    assert width < 1200  # a strip of three boxes, not of the grid
+    assert "2010-08-26T04:45 observed" in description_of(Image.open(tmp_path / f"{stem}_map.png"))
