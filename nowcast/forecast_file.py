@@ -153,7 +153,7 @@ def read_forecast(path: str | Path, *, product: str = MEMBERS) -> xr.DataArray:
         values = _labelled(_opened(path))
     except (OSError, KeyError, ValueError) as error:
         raise RefusedInput(
-            "a forecast is a NetCDF file written by nowcast forecast",
+            "a forecast is a NetCDF file, or Zarr, written by nowcast forecast",
             came=f"{path} ({type(error).__name__}: {error})",
             do="make one with: nowcast forecast",
         ) from error

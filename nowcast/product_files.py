@@ -71,7 +71,7 @@ class ProductFile(ABC):
     def axis(self, name: str, values: Sequence[float], **told: str) -> None:
         """A dim of thresholds or percentiles."""
         self.target.file.createDimension(name, len(values))
-        create_variable(self.target.file, name, "f4", (name,), np.asarray(values), **told)
+        create_variable(self.target.file, name, "f8", (name,), np.asarray(values), **told)
 
     def probabilities(self, name: str, called: str, units: str, thresholds: Sequence[float]) -> Field:
         """Probabilities that a quantity reaches thresholds."""
