@@ -30,16 +30,21 @@ def demo(out: str = "out/demo", train_seconds: float = 40.0, seed: int = 1) -> i
 
 
 def check(path: str, mlcast: bool = False) -> int:  # noqa: FBT001, FBT002
-    """Check a radar store or a forecast file: contract, range and gaps.
+    """Check a radar store or a forecast: contract, range and gaps, or files against their manifest.
 
     Args:
-        path: RADAR.zarr, or a forecast as .nc or .zarr.
+        path: RADAR.zarr, a forecast as .nc or .zarr, or the folder of a published forecast.
         mlcast: Ask the validator of the MLCast specification about the store, too.
     """
     from nowcast.checks import check_forecast, check_store
     from nowcast.forecast_file import is_forecast
 
-    facts, findings = check_forecast(path) if is_forecast(path) else check_store(path)
+    if (Path(path) / "manifest.json").is_file():
+        from nowcast.service.publishing import check_published
+
+        facts, findings = check_published(path)
+    else:
+        facts, findings = check_forecast(path) if is_forecast(path) else check_store(path)
     if mlcast:
         from data_prep.mlcast import mlcast_findings
 
@@ -117,6 +122,7 @@ def verify(settings: Any) -> int:
 
 def serve(settings: Any, at: str | None, once: bool) -> int:  # noqa: FBT001
     """Forecast whenever a frame arrives, publish and verify; or once, for a schedule of one's own."""
+    from nowcast.options import instant_of
     from nowcast.service.core import Exit
     from nowcast.service.logs import log_as_json
     from nowcast.service.loop import serve, serve_once
@@ -127,7 +133,7 @@ def serve(settings: Any, at: str | None, once: bool) -> int:  # noqa: FBT001
     try:
         if at is None and not once:
             return serve(settings)
-        status, line = serve_once(settings, at=None if at is None else _instant(at))
+        status, line = serve_once(settings, at=None if at is None else instant_of(at))
     except AnotherInstance as error:
         print(f"nowcast serve: {error}", file=sys.stderr)
         return Exit.BUSY
@@ -348,31 +354,21 @@ def _parse_products(name: str, argv: Sequence[str]) -> Callable[[], int]:  # noq
 
 def _parse_verification(name: str, argv: Sequence[str]) -> Callable[[], int]:  # noqa: ARG001
     """Parse the options of ``verify``, which are the settings of a verification."""
-    from jsonargparse import ArgumentParser
-
-    from nowcast.options import appending, instance_of
+    from nowcast.options import appending, instance_of, settings_parser
     from nowcast.verify_store import StoreVerification
 
-    parser = ArgumentParser(prog="nowcast verify", description=_summary(verify))
-    parser.add_argument("--config", action="config", help="These options as a YAML file.")
-    parser.add_class_arguments(StoreVerification)
+    parser = settings_parser("verify", StoreVerification, description=_summary(verify))
     return partial(verify, instance_of(parser, parser.parse_args(appending(argv)), StoreVerification))
 
 
 def _parse_service(name: str, argv: Sequence[str]) -> Callable[[], int]:  # noqa: ARG001
     """Parse the options of ``serve``, which are the settings of the service."""
-    from jsonargparse import ArgumentParser
-
-    from nowcast.options import instance_of
+    from nowcast.options import instance_of, settings_parser
     from nowcast.service.settings import ServeSettings
 
-    parser = ArgumentParser(prog="nowcast serve", description=_summary(serve))
-    parser.add_argument(
-        "--config", action="config", help="These options as a YAML file, as in configs/serve."
-    )
+    parser = settings_parser("serve", ServeSettings, description=_summary(serve))
     parser.add_argument("--once", action="store_true", help="Make the forecast of the newest frame and end.")
     parser.add_argument("--at", type=str, help="Make the forecast of this reference time (UTC) and end.")
-    parser.add_class_arguments(ServeSettings)
     settings = parser.parse_args(list(argv))
     return partial(serve, instance_of(parser, settings, ServeSettings), settings.at, settings.once)
 
@@ -387,25 +383,13 @@ def _context(source: str, time: str, frames: int, prep: str | None) -> Any:
     from data_prep.pipeline import read_latest
     from data_prep.schema import open_radar
     from nowcast.cases import context_at
-    from nowcast.options import read_recipe
+    from nowcast.options import instant_of, read_recipe
 
-    instant = None if time == "latest" else _instant(time)
+    instant = None if time == "latest" else instant_of(time)
     if prep is not None:
         return read_latest(source, read_recipe(prep), frames=frames, time=instant)
     radar = open_radar(source)
     return context_at(radar, radar["time"].values[-1] if instant is None else instant, frames)
-
-
-def _instant(text: str) -> Any:
-    """A time that was given, UTC."""
-    import numpy as np
-
-    from data_prep.schema import RefusedInput
-
-    try:
-        return np.datetime64(text.removesuffix("Z"), "ns")
-    except ValueError as error:
-        raise RefusedInput("a time is ISO 8601 in UTC", came=text, do="as 2010-08-26T05:00") from error
 
 
 def _write_weights(output: str, network: Any, card: dict[str, Any]) -> int:

@@ -7,6 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 from jsonargparse import ArgumentParser
 
 from data_prep.pipeline import Recipe
@@ -56,6 +57,26 @@ def products_parser(*, description: str = "") -> ArgumentParser:
     parser.add_argument("--output", type=str, required=True, help="Folder for the products.")
     parser.add_class_arguments(Products)
     return parser
+
+
+def settings_parser(command: str, kind: type, *, description: str) -> ArgumentParser:
+    """The options of a command that are the fields of a dataclass, also as a YAML file."""
+    parser = ArgumentParser(prog=f"nowcast {command}", description=description)
+    parser.add_argument("--config", action="config", help="These options as a YAML file.")
+    parser.add_class_arguments(kind)
+    return parser
+
+
+def instant_of(text: str) -> np.datetime64:
+    """A time that was given, UTC.
+
+    Raises:
+        RefusedInput: If it is none.
+    """
+    try:
+        return np.datetime64(text.removesuffix("Z"), "ns")
+    except ValueError as error:
+        raise RefusedInput("a time is ISO 8601 in UTC", came=text, do="as 2010-08-26T05:00") from error
 
 
 def instance_of(parser: Any, settings: Any, kind: type[Kind]) -> Kind:

@@ -15,7 +15,9 @@ WITHOUT_TORCH = {"nowcast.forecaster", "nowcast.products", "nowcast.plotting", "
                  "nowcast.load", "nowcast.verification", "nowcast.basemap", "nowcast.maps",
                  "nowcast.packed", "nowcast.crop_cache", "nowcast.cases", "nowcast.hindcasts", "nowcast.work",
                  "nowcast.verify_store", "nowcast.report", "nowcast.case_maps", "nowcast.stored_forecasts",
-                 "nowcast.live_verification"}  # fmt: skip
+                 "nowcast.live_verification", "nowcast.layers", "nowcast.viewer", "nowcast.forecast_file",
+                 "nowcast.cf", "nowcast.fields", "nowcast.product_files", "nowcast.points", "nowcast.geotiff",
+                 "nowcast.pysteps_plugin"}  # fmt: skip
 LINES = 450
 LINES_OF_A_FUNCTION = 60
 

@@ -94,3 +94,12 @@ def test_verify_configurations_are_settings_of_a_verification(path):
     assert settings.windows
     assert settings.scores.margin == 96
     assert settings.model == ["extrapolation"]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs/serve").glob("*.yaml")), ids=lambda p: p.stem)
+def test_serve_configurations_are_settings_of_a_service(path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    settings, at, once = PARSERS["serve"]("serve", ["--config", str(path)]).args
+    assert (at, once) == (None, False)
+    assert read_recipe(settings.input.prep).step is not None
+    assert settings.http.host == "127.0.0.1"

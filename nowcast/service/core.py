@@ -187,7 +187,9 @@ class Service:
                 logger.info("%s", _line(manifest))
             self.health.published(manifest)
             self.health.latest_is(self.publisher.latest)
-            self._decide(Outcome(time, PUBLISHED, manifest["fallback"] or "", manifest["model"]))
+            outcome = Outcome(time, PUBLISHED, manifest["fallback"] or "", manifest["model"])
+            self._journal.add(outcome)
+            self.health.decided(outcome)
 
     def _waited(self, due: Due) -> float:
         """Seconds since the last frame of a context came."""
@@ -195,16 +197,14 @@ class Service:
         return min(self.live.waited(time) for time in times if self.live.holds(time))
 
     def _name_skipped(self) -> None:
-        for outcome in self._schedule.skipped(self.clock.now()):
+        skipped = self._schedule.skipped(self.clock.now())
+        for outcome in skipped:
             last = outcome.time if outcome.last is None else outcome.last
             until = f" to {iso(last)}" if last != outcome.time else ""
             with about(reference_time=f"{iso(outcome.time)}Z"):
                 logger.warning("no forecast of %s%s: %s", iso(outcome.time), until, outcome.reason)
-            self._decide(outcome, 1 + int((last - outcome.time) / self.live.step))
-
-    def _decide(self, outcome: Outcome, count: int = 1) -> None:
-        self._journal.add(outcome)
-        self.health.decided(outcome, count)
+            self.health.decided(outcome, 1 + int((last - outcome.time) / self.live.step))
+        self._journal.add(*skipped)
 
 
 @contextmanager

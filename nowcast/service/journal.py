@@ -78,6 +78,7 @@ class Journal:
         self._path, self._step = folder / JOURNAL, step
         self._unsaved: list[Outcome] = []
         self._decided: dict[np.datetime64, str] = {}
+        self._failing = False
         self.last: Outcome | None = None
         for outcome in self._read():
             self._take(outcome)
@@ -112,9 +113,13 @@ class Journal:
         try:
             _append(self._path, text.encode())
         except OSError as error:
-            logger.error("%s cannot be written: %s", self._path.name, error)
+            if not self._failing:
+                logger.error("%s cannot be written: %s; what is decided is kept in memory", JOURNAL, error)
+            self._failing = True
             return
-        self._unsaved = []
+        if self._failing:
+            logger.info("%s is written again", JOURNAL)
+        self._unsaved, self._failing = [], False
 
     def _take(self, outcome: Outcome) -> None:
         last = outcome.time if outcome.last is None else outcome.last

@@ -21,6 +21,8 @@ from nowcast.service.web import serving
 logger = logging.getLogger(__name__)
 
 LONGEST_SLEEP = 60.0
+CHATTERERS = ("apscheduler", "watchfiles")
+"""Packages that say at every turn that they turn."""
 
 
 class Alarm:
@@ -56,6 +58,8 @@ def serve(settings: ServeSettings, *, clock: Clock | None = None) -> Exit:
         OSError: If the address of the page cannot be listened on.
     """
     alarm = Alarm()
+    for name in CHATTERERS:
+        logging.getLogger(name).setLevel(logging.WARNING)
     with (
         _signals(alarm),
         opened(settings, clock=clock, stopping=alarm.stopped.is_set) as service,

@@ -174,12 +174,16 @@ def locked(output: str | Path) -> Iterator[None]:
         AnotherInstance: If one uses it.
     """
     Path(output).mkdir(parents=True, exist_ok=True)
-    with (Path(output) / ".lock").open("a") as file:
+    # Opened for reading, so that it does not keep the file system from being made read-only.
+    handle = os.open(Path(output) / ".lock", os.O_RDONLY | os.O_CREAT, 0o644)
+    try:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise AnotherInstance(f"another service publishes to {output}") from error
         yield
+    finally:
+        os.close(handle)
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -216,6 +220,26 @@ def differences(folder: Path) -> list[str]:
     named = {file["name"] for file in manifest["files"]} | {MANIFEST}
     there = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
     return findings + [f"{name} is not in the manifest" for name in sorted(there - named)]
+
+
+def check_published(path: str | Path) -> tuple[list[str], list[str]]:
+    """Facts of a published forecast and findings, one a line.
+
+    Raises:
+        RefusedInput: If it has no manifest.
+    """
+    folder = Path(path)
+    manifest = read_manifest(folder)
+    frames = ", ".join(f"{frame['time']} {frame['status']}" for frame in manifest["input_frames"])
+    size = sum(file["bytes"] for file in manifest["files"]) / 1e6
+    facts = [
+        f"{manifest['model']} from {manifest['reference_time']}, {manifest['members']} member(s), "
+        f"published {manifest['published']}",
+        f"input: {frames}",
+        f"{len(manifest['files'])} files, {size:.0f} MB",
+    ]
+    facts += [f"fallback: {manifest['fallback']}"] if manifest["fallback"] else []
+    return facts, [*manifest["problems"], *differences(folder)]
 
 
 def _described(path: Path, folder: Path, roles: dict[str, str]) -> dict[str, Any]:

@@ -81,8 +81,9 @@ class Schedule:
             given_up = not self._live.holds(time) or self._obstacles.get(time, "").startswith(UNUSABLE)
             overtaken = self._live.newest > time and now >= time + policy.wait and given_up
             if now > time + policy.stale or overtaken:
-                reason = self._obstacles.pop(time, "no frame came in time")
-                outcomes.append(Outcome(time, SKIPPED, reason))
+                held = self._live.holds(time)
+                usual = "it was not made before it was stale" if held else "no frame came in time"
+                outcomes.append(Outcome(time, SKIPPED, self._obstacles.pop(time, usual)))
         return outcomes
 
     def clock_was_ahead(self, now: np.datetime64) -> None:

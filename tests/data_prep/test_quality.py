@@ -222,7 +222,9 @@ def test_rain_that_is_gone_everywhere_at_once_is_marked(wet_rows: int, *, dries:
     dry, shower = np.zeros((50, 50), np.float32), np.zeros((50, 50), np.float32)
     shower[:wet_rows, :] = 3  # 2 % of the cells
     shower[10, :10] = 3  # 0.4 %, which may end by itself
-    assert names(mark_frame(summary_of(dry), summary_of(shower), Quality())) == ({"gone_dry"} if dries else set())
+    assert names(mark_frame(summary_of(dry), summary_of(shower), Quality())) == (
+        {"gone_dry"} if dries else set()
+    )
     assert mark_frame(summary_of(shower), summary_of(dry), Quality()) == 0
 
 

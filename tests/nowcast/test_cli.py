@@ -267,7 +267,7 @@ def test_an_all_missing_context(run, make_store, make_rain, tmp_path):
     rain = make_rain(60)
     rain.values[40:] = np.nan
     empty = make_store(rain=rain)
-    refused(run(*forecast(empty, tmp_path)), "no observed cell at 2020-06-01T03:45")
+    refused(run(*forecast(empty, tmp_path)), "no observed cell at 2020-06-01T04:00")
     assert list(tmp_path.iterdir()) == []
     assert run("check", empty)[0] == 1
 

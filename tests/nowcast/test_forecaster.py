@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from data_prep.schema import RefusedInput
-from nowcast.baselines import Extrapolation, Persistence
+from nowcast.baselines import Extrapolation, ExtrapolationEnsemble, Persistence
 from nowcast.forecaster import member_seed
 
 
@@ -68,7 +68,6 @@ def negative(rain):
     ("damage", "finding"),
     [
         (all_missing, "no observed cell at 2020-06-01T00:25"),
-        (missing_in_the_past, "no observed cell at 2020-06-01T00:15"),
         (negative, "came: -0.5 to"),
         (lambda rain: rain[:3], "holds 4 frames or more; came: 3"),
         (lambda rain: rain.isel(time=[0, 1, 2, 4, 5]), "no frame at 2020-06-01T00:15"),
@@ -81,6 +80,31 @@ def test_unusable_contexts_are_refused(make_rain, damage, finding):
     with pytest.raises(RefusedInput) as refusal:
         Extrapolation().forecast(damage(make_rain(6)), lead_steps=2)
     assert finding in str(refusal.value)
+
+
+class Exacting(Persistence):
+    takes_gaps = False
+
+
+def test_a_frame_without_data_is_refused_by_those_that_need_all_frames(make_rain):
+    damaged = missing_in_the_past(make_rain(6))
+    with pytest.raises(RefusedInput, match="no observed cell at 2020-06-01T00:15"):
+        Exacting().forecast(damaged)
+    np.testing.assert_array_equal(Persistence().forecast(damaged).values[0, 0], damaged.values[-1])
+
+
+def test_extrapolation_takes_its_motion_from_the_pairs_of_frames_that_there_are(make_rain):
+    whole = make_rain(6)
+    forecast = Extrapolation().forecast(missing_in_the_past(whole.copy(deep=True)), lead_steps=4)
+    expected = Extrapolation().forecast(whole, lead_steps=4)
+    both = np.isfinite(forecast.values) & np.isfinite(expected.values)
+    assert np.abs(forecast.values - expected.values)[both].max() < 0.5
+    assert np.abs(Persistence().forecast(whole, lead_steps=4).values - expected.values)[both].max() > 4
+    alone = whole.copy(deep=True)
+    alone.values[[2, 4]] = np.nan
+    for forecaster in (Extrapolation(), ExtrapolationEnsemble()):
+        with pytest.raises(RefusedInput, match="two consecutive frames"):
+            forecaster.forecast(alone)
 
 
 def test_infinite_rates_in_a_context_are_cells_without_data(make_rain):

@@ -1,7 +1,7 @@
 import numpy as np
 import torch
 
-from nowcast.motion import advect, estimate_motion, sample, trajectories
+from nowcast.motion import advect, between, estimate_motion, sample, trajectories
 
 
 def rain_field(size: int = 128, *, seed: int = 0) -> torch.Tensor:
@@ -140,3 +140,24 @@ def test_trajectories_along_a_uniform_motion_are_straight_up_to_the_corners_of_a
         for n, back in enumerate(trajectories(motion, 4), start=1):
             assert back.shape == (1, 2, *size)
             torch.testing.assert_close(back, n * motion, atol=1e-5, rtol=0)
+
+
+def test_a_field_between_two_lies_half_way_along_the_motion(make_rain):
+    earlier, middle, later = torch.from_numpy(make_rain(3, speed=(4, 2)).values)
+    made = between(earlier, later)
+    known = made.isfinite()
+    assert known.float().mean() > 0.99  # in two corners neither of the two has a value
+    assert (made - middle)[known].abs().max() < 0.6
+    assert ((earlier + later) / 2 - middle).abs().max() > 2.5
+
+
+def test_between_two_fields_the_one_fills_what_the_other_lacks(make_rain):
+    earlier, later = torch.from_numpy(make_rain(2, speed=(0, 0)).values)
+    earlier[:10], later[:4] = torch.nan, torch.nan
+    made = between(earlier, later)
+    assert made[:4].isnan().all()
+    assert made[5:].isfinite().all()
+
+
+def test_between_two_dry_fields_it_is_dry():
+    assert (between(torch.zeros(64, 64), torch.zeros(64, 64)) == 0).all()

@@ -84,6 +84,12 @@ def test_the_command_makes_the_forecast_of_a_time_and_tells_by_its_status(tmp_pa
     assert main([*options(world), at]) == 0
     assert "published before" in capsys.readouterr().out
     assert main([*options(world), "--at=2024-06-01T12:40"]) == 4
+    folder = str(world.output / "forecasts/20240601T1215Z")
+    assert main(["check", folder]) == 0
+    assert "extrapolation from 2024-06-01T12:15Z, 1 member(s)" in capsys.readouterr().out
+    next(world.output.glob("forecasts/*/*_mean.nc")).write_bytes(b"")
+    assert main(["check", folder]) == 1
+    assert "_mean.nc is not what the manifest names" in capsys.readouterr().out
     with world.service():
         assert main([*options(world), at]) == 5
     assert "another service publishes" in capsys.readouterr().err
