@@ -151,7 +151,7 @@ class Soak:
         log = (self.out / "service.log").open("ab")
         command = [sys.executable, __file__, "--serve", str(self.out / "child.json")]
         self.service = subprocess.Popen(
-            command, stdout=log, stderr=log, env={**os.environ, "OMP_NUM_THREADS": "1"}
+            command, stdout=log, stderr=log, env={**os.environ, "THP_MEM_ALLOC_ENABLE": "1"}
         )
         self.starts["started"] += 1
         while self.service.poll() is None:
