@@ -266,7 +266,8 @@ def read_latest(
         raise RefusedInput(
             "every frame of a context can be read", came=batch.head.refused[0].reason, do="fetch it again"
         )
-    return _as_rain_array(batch)
+    told = {"institution": recipe.about.institution, "license": recipe.about.license}
+    return _as_rain_array(batch).assign_attrs(told)
 
 
 def _as_rain_array(batch: Batch) -> xr.DataArray:

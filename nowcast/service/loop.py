@@ -55,7 +55,6 @@ def serve(settings: ServeSettings, *, clock: Clock | None = None) -> Exit:
     Raises:
         AnotherInstance: If another service publishes to the folder.
         RefusedInput: If a setting cannot be used.
-        OSError: If the address of the page cannot be listened on.
     """
     alarm = Alarm()
     for name in CHATTERERS:

@@ -13,6 +13,7 @@ import xarray as xr
 from data_prep.schema import RefusedInput
 from nowcast.forecaster import Forecaster
 from nowcast.load import NAMES, load_forecaster
+from nowcast.service.inputs import CONTEXT_FRAMES
 from nowcast.service.settings import Forecasts
 
 logger = logging.getLogger(__name__)
@@ -174,8 +175,6 @@ class Guarded(Forecaster):
 
 
 def _refuse_other_context(model: Forecaster) -> None:
-    from nowcast.service.inputs import CONTEXT_FRAMES
-
     if model.context_frames > CONTEXT_FRAMES:
         raise RefusedInput(
             f"a model of the service needs {CONTEXT_FRAMES} frames or fewer", came=model.context_frames,

@@ -37,7 +37,11 @@ class Verifier:
     def __init__(self, settings: ServeSettings, live: LiveFrames, publisher: Publisher) -> None:
         self._settings, self._live, self._publisher = settings.verification, live, publisher
         self._wait = settings.policy.wait
-        self._leads = [minutes(lead) for lead in self._settings.lead_minutes]
+        asked = [minutes(lead) for lead in self._settings.lead_minutes]
+        made = [number * live.step for number in range(1, settings.forecast.lead_steps + 1)]
+        self._leads = [lead for lead in asked if lead in made]
+        if self._settings.enabled and not self._leads:
+            logger.warning("no forecast is scored: none reaches verification.lead_minutes")
         keep = minutes(self._settings.keep_days * 1440)
         self._verification = LiveVerification(Path(settings.output) / FOLDER, SCORES, keep)
         self._done: set[str] = set()
@@ -46,7 +50,7 @@ class Verifier:
 
     def step(self, now: np.datetime64) -> bool:
         """Score one forecast whose truth is due, if there is one; whether something was done."""
-        if not self._settings.enabled:
+        if not (self._settings.enabled and self._leads):
             return False
         for name, manifest in self._publisher.published.items():
             due = time_of(name) + max(self._leads) + self._wait <= self._live.newest
@@ -104,7 +108,8 @@ def _skill(scores: xr.Dataset) -> dict[str, float]:
     (model,) = [name for name in scores["model"].values if name != PERSISTENCE][:1]
     skill = scores["crps_skill"].sel(model=model)
     leads = (skill["lead_time"].values / np.timedelta64(1, "m")).astype(int)
-    return {str(lead): round(float(value), 4) for lead, value in zip(leads, skill.values, strict=True)}
+    pairs = zip(leads, skill.values, strict=True)
+    return {str(lead): round(float(value), 4) for lead, value in pairs if np.isfinite(value)}
 
 
 def _alarm(skill: dict[str, float], before: dict[str, float], settings: Verification) -> str:

@@ -18,6 +18,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+from data_prep.schema import RefusedInput
 from nowcast.service.health import Health
 from nowcast.service.publishing import MANIFEST, Publisher
 from nowcast.service.settings import Http
@@ -158,12 +159,19 @@ def serving(settings: Http, health: Health, publisher: Publisher) -> Iterator[tu
         Its address and port; nothing if it is not enabled.
 
     Raises:
-        OSError: If the address cannot be listened on.
+        RefusedInput: If the address cannot be listened on.
     """
     if not settings.enabled:
         yield None
         return
-    server = _Server(settings, health, publisher)
+    try:
+        server = _Server(settings, health, publisher)
+    except OSError as error:
+        raise RefusedInput(
+            "http.host and http.port can be listened on",
+            came=f"{settings.host}:{settings.port} ({error.strerror or error})",
+            do="choose another port, or end who uses it",
+        ) from error
     thread = threading.Thread(target=server.serve_forever, args=(0.5,), name="http", daemon=True)
     thread.start()
     try:

@@ -317,6 +317,7 @@ def test_rates_are_capped_where_the_recipe_says(knmi, tmp_path):
 def test_the_latest_frames_of_a_folder_are_those_that_the_store_would_hold(knmi, tmp_path):
     prepare(knmi, tmp_path / "r.zarr", SMALL)
     latest = read_latest(knmi, SMALL, frames=4)
+    assert latest.attrs["institution"] == SMALL.about.institution
     stored = open_radar(tmp_path / "r.zarr")[2:].values.astype(np.float32)
     np.testing.assert_array_equal(latest.values, stored)
     at = read_latest(knmi, SMALL, frames=2, time=np.datetime64("2010-08-26T00:15"))

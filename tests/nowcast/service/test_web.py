@@ -6,6 +6,7 @@ from http.client import HTTPConnection
 import pytest
 from replay import START, ReplayClock
 
+from data_prep.schema import RefusedInput
 from nowcast.service import web
 from nowcast.service.health import Health
 from nowcast.service.publishing import Publisher
@@ -161,7 +162,7 @@ def test_what_is_no_request_ends_with_an_error_and_the_server_lives(site, line):
 
 def test_an_address_that_is_taken_is_an_error(site, tmp_path):
     with (
-        pytest.raises(OSError, match="in use"),
+        pytest.raises(RefusedInput, match="in use"),
         serving(Http(port=site.port), site.health, Publisher(tmp_path / "other", Retention())),
     ):
         pass
