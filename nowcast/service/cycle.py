@@ -78,6 +78,7 @@ class Cycle:
         self._settings, self._digest = settings, digest
         self._models, self._publisher, self._clock = models, publisher, clock
         self._stopping, self._stage, self._hurry = stopping, stage, hurry
+        self._asked_model = Path(settings.forecast.model).stem
 
     def make(self, time: np.datetime64, context: Context, *, since_arrival: float) -> Manifest:
         """Make and publish the forecast of a reference time.
@@ -128,6 +129,8 @@ class Cycle:
             watched = Guarded(forecaster, partial(self._still_wanted, time, patient=fallback))
             path = folder / f"{file_stem(forecaster.name, self._settings.domain, time)}.nc"
             attributes = {"config_hash": self._digest, "run_id": self._run_id(time, context, forecaster)}
+            if fallback:
+                attributes |= {"asked_model": self._asked_model, "fallback": "; ".join(failed)}
             try:
                 forecast_to_file(
                     path, watched, context.rain, lead_steps=asked.lead_steps, members=asked.members,
@@ -182,7 +185,7 @@ class Cycle:
         return {
             "reference_time": f"{iso(time)}Z",
             "model": model.name,
-            "asked_model": Path(settings.forecast.model).stem,
+            "asked_model": self._asked_model,
             "fallback": made.fallback or None,
             "checkpoint": model.provenance().get("checkpoint", ""),
             "members": members,

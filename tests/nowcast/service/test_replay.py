@@ -316,6 +316,12 @@ def test_a_model_that_fails_leaves_the_forecast_to_the_next(world, error):
     manifest = world.manifest(3)
     assert manifest["model"] == "persistence"
     assert manifest["fallback"].startswith("broken: ")
+    mean = next((world.output / "forecasts").glob("*/*_mean.nc"))
+    with xr.open_dataset(mean, engine="netcdf4", decode_timedelta=False) as stored:
+        assert stored.attrs["nowcast__model"] == "persistence"
+        assert stored.attrs["nowcast__asked_model"] == "extrapolation"
+        assert stored.attrs["nowcast__fallback"] == manifest["fallback"]
+        assert stored.attrs["nowcast__run_id"] == manifest["run_id"]
     assert len(list((world.output / "forecasts").glob("*/*Z.nc"))) == 1
 
 
