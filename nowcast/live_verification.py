@@ -91,6 +91,10 @@ class LiveVerification:
         self._sums.prune(oldest)
         return result
 
+    def is_scored(self, time: np.datetime64) -> bool:
+        """Whether there are sums of a reference time."""
+        return self._sums.known(time) is not None
+
     def sums(self, since: np.datetime64 | None = None, until: np.datetime64 | None = None) -> xr.Dataset:
         """Sums by case, ready for `nowcast.verification.score` once they are added over cases.
 

@@ -78,6 +78,7 @@ class Journal:
         self._path, self._step = folder / JOURNAL, step
         self._unsaved: list[Outcome] = []
         self._decided: dict[np.datetime64, str] = {}
+        self._times: np.ndarray | None = None
         self._failing = False
         self.last: Outcome | None = None
         for outcome in self._read():
@@ -90,13 +91,16 @@ class Journal:
     @property
     def times(self) -> np.ndarray:
         """All reference times that something became of, in order."""
-        return np.array(sorted(self._decided), dtype="datetime64[ns]")
+        if self._times is None:
+            self._times = np.array(sorted(self._decided), dtype="datetime64[ns]")
+        return self._times
 
     def reopen(self, since: np.datetime64) -> None:
         """Forget that later reference times were skipped: the clock was ahead then."""
         self._decided = {
             time: outcome for time, outcome in self._decided.items() if time <= since or outcome == PUBLISHED
         }
+        self._times = None
 
     def add(self, *outcomes: Outcome) -> None:
         """Keep outcomes; what cannot be written now is written with the next, or by `save`."""
@@ -125,6 +129,7 @@ class Journal:
         last = outcome.time if outcome.last is None else outcome.last
         times = np.arange(outcome.time, last + self._step, self._step).astype("datetime64[ns]")
         self._decided |= dict.fromkeys(times, outcome.outcome)
+        self._times = None
         if self.last is None or last >= (self.last.last or self.last.time):
             self.last = outcome
 

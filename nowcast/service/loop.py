@@ -102,15 +102,17 @@ def serve_once(settings: ServeSettings, *, at: np.datetime64 | None = None) -> t
 
 def _run(service: Service, alarm: Alarm) -> None:
     """Look whenever woken."""
+    told = ""
     with _watching(service.settings.input.source, alarm), _ticking(service.settings.poll_seconds, alarm):
         while not alarm.stopped.is_set():
             try:
-                seconds = service.tick()
+                seconds, told = service.tick(), ""
             except Stopping:
                 raise
-            except Exception:
-                # Whatever it is, the next frame may do better; the log and the metrics tell.
-                logger.exception("a look at the frames failed")
+            except Exception as error:  # noqa: BLE001 (whatever it is, the next look may do better)
+                if told != repr(error):
+                    logger.exception("a look at the frames failed; it is tried again")
+                told = repr(error)
                 service.health.failed()
                 seconds = service.settings.poll_seconds
             alarm.wait(seconds)

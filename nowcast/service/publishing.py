@@ -105,7 +105,6 @@ class Publisher:
         _write_synced(folder / MANIFEST, json.dumps(manifest, indent=1))
         for path in (*(path for path in folder.rglob("*") if path.is_dir()), folder):
             _sync(path)
-        self.forecasts.mkdir(parents=True, exist_ok=True)
         os.rename(folder, self.forecasts / folder.name)
         _sync(self.forecasts)
         self.published = dict(sorted({**self.published, folder.name: manifest}.items()))
@@ -132,7 +131,6 @@ class Publisher:
 
     def _remove(self, name: str) -> None:
         """Take a forecast away: whole, by one rename, before its files go."""
-        self._removed.mkdir(exist_ok=True)
         os.rename(self.forecasts / name, self._removed / name)
         shutil.rmtree(self._removed / name, ignore_errors=True)
         self.published = {other: told for other, told in self.published.items() if other != name}
@@ -142,7 +140,8 @@ class Publisher:
         """Clear what a crash left, and learn what is published."""
         for left in (self._making, self._removed):
             shutil.rmtree(left, ignore_errors=True)
-        self.forecasts.mkdir(parents=True, exist_ok=True)
+        for folder in (self.forecasts, self._making, self._removed):  # on a full disk it would be too late
+            folder.mkdir(parents=True, exist_ok=True)
         for partial in self._output.glob(f".{LATEST}.*.partial"):
             partial.unlink(missing_ok=True)
         for folder in sorted(self.forecasts.iterdir()):

@@ -170,7 +170,7 @@ class Verification:
         enabled: Whether forecasts of the model are scored (those of its fallbacks are not).
         lead_minutes: Lead times that are scored.
         hours: Over which skill is told, against persistence, by CRPS.
-        keep_days: How long scores are kept. Skill of the hours before serves to compare.
+        keep_days: How far back skill that was told serves to compare with.
         least_skill: There is an alarm if skill is below this at one of the lead times.
         largest_drop: There is an alarm if skill is lower by this than over the days before.
         least_cases: Forecasts that must be scored before skill is told.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import xarray as xr
 
 from data_prep.live import LiveFrames
 from data_prep.schema import RefusedInput, iso
+from nowcast.files import written_whole
 from nowcast.live_verification import PERSISTENCE, LiveVerification
 from nowcast.service.publishing import Manifest, Publisher, time_of
 from nowcast.service.settings import ServeSettings, Verification, minutes
@@ -21,6 +23,9 @@ logger = logging.getLogger(__name__)
 FOLDER = "verification"
 SCORES = ScoreSettings(thresholds=(1.0,), scales=(1.0,), windows=(16.0,), intensities=(0.0, 0.1, 1.0))
 """What online scores look at: enough to see skill fall. ``nowcast verify`` tells the rest."""
+HISTORY = "skill.json"
+MORE_HOURS = 6.0
+"""That sums are kept beyond the hours over which skill is told."""
 EVERY = np.timedelta64(1, "h")
 """How often skill is told."""
 
@@ -42,8 +47,10 @@ class Verifier:
         self._leads = [lead for lead in asked if lead in made]
         if self._settings.enabled and not self._leads:
             logger.warning("no forecast is scored: none reaches verification.lead_minutes")
-        keep = minutes(self._settings.keep_days * 1440)
-        self._verification = LiveVerification(Path(settings.output) / FOLDER, SCORES, keep)
+        folder = Path(settings.output) / FOLDER
+        keep = minutes(60 * (self._settings.hours + MORE_HOURS))
+        self._verification = LiveVerification(folder, SCORES, keep)
+        self._history = History(folder / HISTORY, minutes(self._settings.keep_days * 1440))
         self._done: set[str] = set()
         self._told_at: np.datetime64 | None = None
         self.skill: dict[str, Any] | None = None
@@ -56,7 +63,7 @@ class Verifier:
             due = time_of(name) + max(self._leads) + self._wait <= self._live.newest
             if due and name not in self._done:
                 self._done.add(name)
-                if not manifest["fallback"]:
+                if not manifest["fallback"] and not self._verification.is_scored(time_of(name)):
                     self._score(name, manifest)
                     return True
         self._done &= set(self._publisher.published)
@@ -69,14 +76,15 @@ class Verifier:
     def _score(self, name: str, manifest: Manifest) -> None:
         members = next(file["name"] for file in manifest["files"] if file["role"] == "members")
         path = self._publisher.forecasts / name / members
-        try:
-            times = [time_of(name) + lead for lead in (np.timedelta64(0, "s"), *self._leads)]
-            frames = [self._live.window(time, 1) for time in times]
-        except RefusedInput as error:
-            logger.info("%s is not scored: %s", name, error)
-            return
-        radar = xr.concat([frame.rain for frame in frames], dim="time", coords="minimal", compat="override")
-        self._verification.update({manifest["asked_model"]: path}, radar)
+        frames = []
+        for lead in (np.timedelta64(0, "s"), *self._leads):
+            try:
+                frames.append(self._live.window(time_of(name) + lead, 1).rain)
+            except RefusedInput as error:
+                logger.info("no truth for %s: %s", name, error)
+        if frames:
+            radar = xr.concat(frames, dim="time", coords="minimal", compat="override")
+            self._verification.update({manifest["asked_model"]: path}, radar)
 
     def _tell(self, now: np.datetime64) -> dict[str, Any] | None:
         """Skill of the last hours, and whether it is lower than it should be."""
@@ -84,14 +92,14 @@ class Verifier:
         recent = self._scores(since, now)
         if recent is None:
             return None
-        before = self._scores(None, since)
         skill = _skill(recent)
-        alarm = _alarm(skill, _skill(before) if before is not None else {}, self._settings)
+        alarm = _alarm(skill, self._history.before(since), self._settings)
+        self._history.add(now, skill)
         if alarm and (self.skill is None or not self.skill["alarm"]):
             logger.warning("alarm: %s", alarm)
         return {"skill": skill, "reference": PERSISTENCE, "since": f"{iso(since)}Z", "alarm": alarm or None}
 
-    def _scores(self, since: np.datetime64 | None, until: np.datetime64) -> xr.Dataset | None:
+    def _scores(self, since: np.datetime64, until: np.datetime64) -> xr.Dataset | None:
         """Scores of a period in which there was rain enough; nothing if there was not."""
         try:
             scores = self._verification.scores(since=since, until=until)
@@ -101,6 +109,37 @@ class Verifier:
         wet = float((scores["events"].isel(threshold=0) / scores["cells"]).mean())
         enough = int(scores["case_count"].min()) >= self._settings.least_cases
         return scores if enough and wet >= self._settings.least_wet else None
+
+
+class History:
+    """What skill was told when, in a file of one JSON object.
+
+    Args:
+        path: The file.
+        keep: How long it goes back.
+    """
+
+    def __init__(self, path: Path, keep: np.timedelta64) -> None:
+        self._path, self._keep = path, keep
+        self._told: dict[str, dict[str, float]] = {}
+        if path.is_file():
+            try:
+                self._told = dict(json.loads(path.read_text()))
+            except ValueError as error:
+                logger.warning("%s is begun anew: %s", path.name, error)
+
+    def add(self, time: np.datetime64, skill: dict[str, float]) -> None:
+        """Keep what was told."""
+        told = {**self._told, iso(time): skill}
+        self._told = {when: skill for when, skill in told.items() if np.datetime64(when) > time - self._keep}
+        with written_whole(self._path) as partial:
+            Path(partial).write_text(json.dumps(self._told))
+
+    def before(self, time: np.datetime64) -> dict[str, float]:
+        """The median of the skill that was told up to a time, by lead time in minutes."""
+        earlier = [skill for when, skill in self._told.items() if np.datetime64(when) <= time]
+        leads = {lead for skill in earlier for lead in skill}
+        return {lead: float(np.median([skill[lead] for skill in earlier if lead in skill])) for lead in leads}
 
 
 def _skill(scores: xr.Dataset) -> dict[str, float]:

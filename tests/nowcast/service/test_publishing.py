@@ -74,7 +74,10 @@ def test_a_start_clears_what_a_crash_left_and_mends_latest(tmp_path):
     (tmp_path / "forecasts" / "20240601T1210Z").mkdir()  # not ours: it has no manifest
     publisher = Publisher(tmp_path, KEEP)
     assert list(publisher.published) == ["20240601T1200Z"]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["forecasts", "latest.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        ".making", ".removed", "forecasts", "latest.json"
+    ]  # fmt: skip
+    assert [*(tmp_path / ".making").iterdir(), *(tmp_path / ".removed").iterdir()] == []
 
 
 @pytest.mark.parametrize(

@@ -2,10 +2,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from replay import World, rain
+from replay import START, World, rain, time_at
 
 from nowcast.service.settings import Verification
-from nowcast.service.verifying import _alarm
+from nowcast.service.verifying import History, _alarm
 
 SETTINGS = Verification(lead_minutes=(5, 15), least_cases=3, hours=1, least_wet=0.001)
 
@@ -84,3 +84,37 @@ def test_without_rain_no_skill_is_told(world):
         run(world, service, range(13), values=dry)
         look_on(world, service)
         assert service.health.as_dict()["verification"] is None
+
+
+def test_skill_is_compared_with_what_was_told_before(tmp_path):
+    history = History(tmp_path / "skill.json", np.timedelta64(10, "D"))
+    for day, skill in enumerate((0.1, 0.5, 0.6, 0.7)):
+        history.add(START + day * np.timedelta64(4, "D"), {"30": skill})
+    again = History(tmp_path / "skill.json", np.timedelta64(10, "D"))
+    assert again.before(START + np.timedelta64(9, "D")) == {"30": 0.55}  # the first is too old by now
+    assert again.before(START) == {}
+    (tmp_path / "skill.json").write_text("{")
+    assert History(tmp_path / "skill.json", np.timedelta64(10, "D")).before(START) == {}
+
+
+def test_a_truth_that_never_came_leaves_its_lead_time_out(world):
+    with world.service() as service:
+        run(world, service, range(6))
+        for number in range(7, 14):  # 6 is missing
+            world.be_at(number + 0.2)
+            world.frame(number)
+            world.settle(service)
+        look_on(world, service)
+        scored = {time for time in range(14) if service._verifier._verification.is_scored(time_at(time))}
+    assert {3, 4, 5, 7} <= scored
+
+
+def test_a_new_start_does_not_score_again(world, monkeypatch):
+    with world.service() as service:
+        run(world, service, range(10))
+        look_on(world, service)
+    with world.service() as service:
+        calls = []
+        monkeypatch.setattr(service._verifier, "_score", lambda *told: calls.append(told))
+        look_on(world, service)
+    assert calls == []
