@@ -275,7 +275,7 @@ class Soak:
         while not done.wait(0.5):
             with suppress(OSError, json.JSONDecodeError, KeyError):
                 self.read_one()
-            with suppress(OSError, ValueError, IndexError):
+            with suppress(OSError, ValueError, KeyError):
                 self.sample()
 
     def read_one(self) -> None:
@@ -311,9 +311,8 @@ class Soak:
 
     def run(self) -> dict[str, Any]:
         """All cycles, and what came of them."""
-        kinds = KINDS + tuple(
-            kind for kind in MACHINE if self.mounted or kind not in ("disk_full", "read_only")
-        )
+        machine = [kind for kind in MACHINE if self.mounted or kind not in ("disk_full", "read_only")]
+        kinds = KINDS if self.asked.frames_only else KINDS + tuple(machine)
         disturbed = drawn(self.asked.cycles, self.asked.share, self.asked.seed, kinds)
         events: list[tuple[float, int, str | float]] = []
         for number in range(self.asked.cycles):
@@ -419,6 +418,11 @@ if __name__ == "__main__":
     parser.add_argument("--speed", type=float, default=150.0, help="of the clock")
     parser.add_argument("--members", type=int, default=2)
     parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument(
+        "--frames_only",
+        action="store_true",
+        help="no faults of the machine: one process lives through it all",
+    )
     parser.add_argument("--out", type=Path, default=ROOT / "out" / "soak")
     parser.add_argument(
         "--radar", type=Path, default=Path(os.environ.get("NOWCAST_RADAR_DATA", ROOT.parent / "shared/data"))
