@@ -81,9 +81,7 @@ class Schedule:
             given_up = not self._live.holds(time) or self._obstacles.get(time, "").startswith(UNUSABLE)
             overtaken = self._live.newest > time and now >= time + policy.wait and given_up
             if now > time + policy.stale or overtaken:
-                held = self._live.holds(time)
-                usual = "it was not made before it was stale" if held else "no frame came in time"
-                outcomes.append(Outcome(time, SKIPPED, self._obstacles.pop(time, usual)))
+                outcomes.append(Outcome(time, SKIPPED, self._reason(time, now)))
         return outcomes
 
     def clock_was_ahead(self, now: np.datetime64) -> None:
@@ -98,7 +96,7 @@ class Schedule:
         """A reference time as it is due, or why it is not."""
         policy = self._settings.policy
         if not self._live.holds(time):
-            return f"no frame came within {minutes(now - time):.1f} min"
+            return "no frame came yet"
         try:
             window = window_of(self._live, time, self._settings.input.doubted)
         except RefusedInput as error:
@@ -114,6 +112,13 @@ class Schedule:
         if waits:
             return f"waiting for {', '.join(waits)}"
         return Due(time, context_of(window, policy))
+
+    def _reason(self, time: np.datetime64, now: np.datetime64) -> str:
+        """Why a reference time is skipped now."""
+        obstacle = self._obstacles.pop(time, "")
+        if not self._live.holds(time):
+            return f"no frame came within {minutes(now - time):.0f} min"
+        return obstacle or "it was not made before it was stale"
 
     def _pending(self, now: np.datetime64) -> np.ndarray:
         """Reference times of which nothing has become, oldest first."""
