@@ -89,6 +89,7 @@ class Service:
         self._verifier = Verifier(settings, self.live, self.publisher)
         self._jumps = JumpWatch(clock)
         self._retry_at, self._retry_after = 0.0, settings.policy.retry_seconds
+        self._greeted = False
 
     def tick(self) -> float:
         """Do what is to be done now.
@@ -137,6 +138,9 @@ class Service:
         """
         wanted = self.live.floor(self.clock.now())
         before = self.publisher.latest
+        logger.info(
+            "the frame of %s is waited for until %s", iso(wanted), iso(wanted + self.settings.policy.wait)
+        )
         while True:
             seconds = self.tick()
             latest = self.publisher.latest
@@ -156,7 +160,20 @@ class Service:
             logger.warning("left out: %s (%s)", refusal.file, refusal.reason)
         self.models.refresh()
         self._journal.save()
+        if not (self._greeted or self.live.waits):
+            self._greet()
         self.health.input_is(self.live.newest, model_problem=self.models.problem, refused=len(refused))
+
+    def _greet(self) -> None:
+        """Say once what there is to begin with."""
+        self._greeted = True
+        source, newest = self.settings.input.source, self.live.newest
+        if np.isnat(newest):
+            logger.info("no frame of the last 6 hours in %s; --at forecasts from older ones", source)
+        elif newest + self.settings.policy.stale < self.clock.now():
+            logger.warning("the newest frame in %s is of %s: too old to forecast from", source, iso(newest))
+        else:
+            logger.info("the newest frame in %s is of %s", source, iso(newest))
 
     def _heed_jumps(self) -> None:
         seconds = self._jumps.jumped()
