@@ -28,6 +28,9 @@ COMPARED_STEPS = 2
 """Time steps over which a frame is compared with an earlier one; beyond, rain may have changed by itself."""
 KEPT_STEPS = 8
 """Time steps, counted back from the newest frame, of which the values are kept."""
+RETRY_SECONDS = 60.0
+MOST_TRIES = 5
+"""How often a file that cannot be read is read, unless it changes."""
 REACH = np.timedelta64(6, "h")
 """How far back of the present frames are of use."""
 
@@ -60,6 +63,25 @@ class Window:
     rain: xr.DataArray
     reasons: tuple[str, ...]
     files: tuple[str, ...]
+
+
+class Retries:
+    """Which files that could not be read are to be read again: the disk or their rights may have been it."""
+
+    def __init__(self) -> None:
+        self._failed: dict[str, tuple[float, int]] = {}
+
+    def note(self, path: str, elapsed: float, *, failed: bool) -> None:
+        """A file was read, or could not be."""
+        if failed:
+            self._failed[path] = (elapsed, self._failed.get(path, (0.0, 0))[1] + 1)
+        else:
+            self._failed.pop(path, None)
+
+    def is_due(self, path: str, elapsed: float) -> bool:
+        """Whether a file is to be read again."""
+        when, times = self._failed.get(path, (0.0, 0))
+        return 0 < times < MOST_TRIES and elapsed - when >= RETRY_SECONDS
 
 
 class LiveFrames:
@@ -110,6 +132,7 @@ class LiveFrames:
         self._named: set[Refusal] = set()
         self._frames: dict[int, Entry] = {}
         self._loaded: dict[tuple[Entry, Stamp], Loaded | str] = {}
+        self._unreadable, self._damaged = Retries(), Retries()  # files without a header, and without values
         self._elapsed = 0.0
 
     def look(self, now: np.datetime64, elapsed: float) -> list[Refusal]:
@@ -130,7 +153,8 @@ class LiveFrames:
         settled = [
             path
             for path, (stamp, since) in self._seen.items()
-            if self._read.get(path) != stamp and (elapsed - since >= self._settle or self._is_old(stamp, now))
+            if (self._read.get(path) != stamp or self._unreadable.is_due(path, elapsed))
+            and (elapsed - since >= self._settle or self._is_old(stamp, now))
         ]
         gone = self._read.keys() - stamps.keys()
         for path in (*gone, *settled):
@@ -138,6 +162,9 @@ class LiveFrames:
             self._read.pop(path, None)
         entries, refused = read_headers(settled, self._recipe.reader)
         self._read |= {path: stamps[path] for path in settled}
+        failed = {refusal.file for refusal in refused}
+        for path in settled:
+            self._unreadable.note(path, elapsed, failed=path in failed)
         for entry in entries:
             self._entries.setdefault(entry.path, []).append(entry)
         refused += self._choose(now)
@@ -245,7 +272,8 @@ class LiveFrames:
         chosen, more, _ = choose(kept, step=self.step, stored=anchor, now=now, longest_gap=2 * REACH)
         self._ahead = {key for key in self._ahead if self._read.get(key[0].path) == key[1]}
         self._frames = {entry.time: entry for entry in chosen}
-        return refused + more
+        # The clock is named without the time that it is counted from here, which moves.
+        return refused + [one._replace(reason=one.reason.partition(" that holds ")[0]) for one in more]
 
     def _frame(self, time: np.datetime64) -> Loaded | str:
         """The frame of a time, or why there is none."""
@@ -253,9 +281,9 @@ class LiveFrames:
         if entry is None:
             return "no file"
         key = (entry, self._read[entry.path])
-        if key not in self._loaded:
-            batch = load([entry], self._recipe.conversion)
-            self._loaded[key] = _single(batch)
+        if key not in self._loaded or self._damaged.is_due(entry.path, self._elapsed):
+            found = self._loaded[key] = _single(load([entry], self._recipe.conversion))
+            self._damaged.note(entry.path, self._elapsed, failed=isinstance(found, str))
         return self._loaded[key]
 
     def _forget_old(self) -> None:

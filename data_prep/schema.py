@@ -66,7 +66,7 @@ def refuse_less(settings: Mapping[str, float], *, than: float) -> None:
         RefusedInput: If one is.
     """
     for name, value in settings.items():
-        if value < than:
+        if not than <= value < float("inf"):
             raise RefusedInput(f"{name} is {than} or more", came=value, do="correct the configuration")
 
 

@@ -122,12 +122,15 @@ def verify(settings: Any) -> int:
 
 def serve(settings: Any, at: str | None, once: bool) -> int:  # noqa: FBT001
     """Forecast whenever a frame arrives, publish and verify; or once, for a schedule of one's own."""
+    from data_prep.schema import RefusedInput
     from nowcast.options import instant_of
     from nowcast.service.core import Exit
     from nowcast.service.logs import log_as_json
     from nowcast.service.loop import serve, serve_once
     from nowcast.service.publishing import AnotherInstance
 
+    if once and at is not None:
+        raise RefusedInput("--at is one time, --once the newest", came="both", do="give one of them")
     if settings.log_json:
         log_as_json()
     try:

@@ -107,6 +107,18 @@ class Written(NamedTuple):
     role: str
 
 
+def require(products: Products) -> None:
+    """See that what products need is there, before a forecast is made.
+
+    Raises:
+        RefusedInput: If the places cannot be read, or rasterio is absent.
+    """
+    if products.points:
+        read_places(products.points)
+    if products.geotiff:
+        require_rasterio()
+
+
 def write_products(
     forecast: Path,
     folder: Path,

@@ -12,6 +12,7 @@ import numpy as np
 from data_prep.live import LiveFrames
 from data_prep.schema import iso
 from nowcast.options import read_recipe
+from nowcast.products import require
 from nowcast.service.clock import Clock, ClockFrom, JumpWatch, SystemClock
 from nowcast.service.cycle import Cycle, NotMade, Stopping
 from nowcast.service.health import Health
@@ -19,7 +20,7 @@ from nowcast.service.journal import PUBLISHED, Journal, Outcome
 from nowcast.service.logs import about
 from nowcast.service.models import Models
 from nowcast.service.publishing import Publisher, locked, name_of
-from nowcast.service.scheduler import Due, Schedule
+from nowcast.service.scheduler import HORIZON, Due, Schedule
 from nowcast.service.settings import ServeSettings
 from nowcast.service.verifying import Verifier
 
@@ -38,6 +39,10 @@ class Exit(IntEnum):
     BUSY = 5
 
 
+class OutputGone(Exception):
+    """The folder that forecasts are published in is not the one that is locked any more."""
+
+
 class Service:
     """A service on a folder that nobody else publishes to; see `opened`.
 
@@ -46,6 +51,7 @@ class Service:
         clock: The time.
         at: Make the forecast of this reference time alone, as if all its frames had come that will.
         stopping: Whether the service is asked to end.
+        still_ours: Whether the output folder is the one that is locked.
     """
 
     def __init__(
@@ -55,9 +61,10 @@ class Service:
         clock: Clock,
         at: np.datetime64 | None = None,
         stopping: Callable[[], bool] = lambda: False,
+        still_ours: Callable[[], bool] = lambda: True,
     ) -> None:
         self.settings, self.clock = settings, clock
-        self._stopping = stopping
+        self._stopping, self._still_ours = stopping, still_ours
         recipe = read_recipe(settings.input.prep)
         told = settings.input
         self.live = LiveFrames(
@@ -71,7 +78,8 @@ class Service:
         )
         self.models = Models(settings.forecast)
         self.publisher = Publisher(settings.output, settings.retention)
-        self._journal = Journal(self.publisher.forecasts.parent, self.live.step)
+        since = self.live.floor(clock.now() - HORIZON)
+        self._journal = Journal(self.publisher.forecasts.parent, self.live.step, since)
         self._schedule = Schedule(settings, self.live, self._journal, now=clock.now())
         self._schedule.reconcile(self.publisher)
         self.health = Health(clock, settings.policy)
@@ -84,6 +92,7 @@ class Service:
             clock,
             stopping=stopping,
             stage=self.health.stage,
+            beat=self.health.beat,
             hurry=at is None,
         )
         self._verifier = Verifier(settings, self.live, self.publisher)
@@ -99,7 +108,10 @@ class Service:
 
         Raises:
             Stopping: If the service is asked to end.
+            OutputGone: If the output folder was taken away.
         """
+        if not self._still_ours():
+            raise OutputGone(f"{self.settings.output} was taken away, and with it the lock")
         self._look()
         while self.clock.elapsed() >= self._retry_at and (due := self._schedule.due(self.clock.now())):
             self._make(due)
@@ -121,6 +133,7 @@ class Service:
             return _exit(done), f"the forecast of {iso(time)} was published before, by {done['model']}"
         due = self._schedule.judge(time, self.clock.now())
         if not isinstance(due, Due):
+            logger.warning("no forecast of %s: %s", iso(time), due)
             return Exit.NOTHING, f"no forecast of {iso(time)}: {due}"
         self._make(due)
         if (done := self.publisher.published.get(name_of(time))) is None:
@@ -144,12 +157,15 @@ class Service:
         while True:
             seconds = self.tick()
             latest = self.publisher.latest
-            if latest is not None and latest is not before:
-                return _exit(latest), _line(latest)
-            if latest is not None and name_of(wanted) in self.publisher.published:
-                return _exit(latest), f"the forecast of {iso(wanted)} was published before"
+            if (done := self.publisher.published.get(name_of(wanted))) is not None:
+                before_now = f"the forecast of {iso(wanted)} was published before, by {done['model']}"
+                return _exit(done), before_now if done is before else _line(done)
             if self.clock.now() >= wanted + self.settings.policy.wait:
-                return Exit.NOTHING, f"no frame of {iso(wanted)} came in time; the log says what was skipped"
+                if latest is not None and latest is not before:
+                    return _exit(latest), _line(latest)
+                return Exit.NOTHING, f"no forecast of {iso(wanted)} could be made; the log says why"
+            if self._stopping():
+                raise Stopping
             wait(seconds)
 
     def _look(self) -> None:
@@ -157,9 +173,11 @@ class Service:
         self._heed_jumps()
         refused = self.live.look(self.clock.now(), self.clock.elapsed())
         for refusal in refused:
-            logger.warning("left out: %s (%s)", refusal.file, refusal.reason)
+            logger.warning("left out: %s (%s)", _printable(refusal.file), _printable(refusal.reason))
         self.models.refresh()
         self._journal.save()
+        if self.publisher.mend():
+            self.health.latest_is(self.publisher.latest)
         if not (self._greeted or self.live.waits):
             self._greet()
         self.health.input_is(self.live.newest, model_problem=self.models.problem, refused=len(refused))
@@ -191,6 +209,9 @@ class Service:
         with about(reference_time=f"{iso(time)}Z"):
             try:
                 self.publisher.make_room(self.clock.now())
+            except OSError as error:
+                logger.error("old forecasts cannot be removed: %s", error)
+            try:
                 manifest = self._cycle.make(time, due.context, since_arrival=self._waited(due))
             except (NotMade, OSError) as error:
                 self._retry_at = self.clock.elapsed() + self._retry_after
@@ -240,8 +261,14 @@ def opened(
     """
     if clock is None:
         clock = SystemClock() if at is None else ClockFrom(at + settings.policy.wait)
-    with locked(settings.output):
-        yield Service(settings, clock=clock, at=at, stopping=stopping)
+    require(settings.products)
+    with locked(settings.output) as still_ours:
+        yield Service(settings, clock=clock, at=at, stopping=stopping, still_ours=still_ours)
+
+
+def _printable(text: str) -> str:
+    """Text on one line, whatever a file is called."""
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
 
 
 def _exit(manifest: dict) -> Exit:
@@ -257,4 +284,4 @@ def _line(manifest: dict) -> str:
     )
 
 
-__all__ = ["Exit", "Service", "Stopping", "opened"]
+__all__ = ["Exit", "OutputGone", "Service", "Stopping", "opened"]

@@ -60,6 +60,7 @@ class Cycle:
         clock: The time.
         stopping: Whether the service is asked to end.
         stage: Called with the name and the seconds of each stage.
+        beat: Called whenever work goes on.
         hurry: Whether a model is given up at the deadline of the policy.
     """
 
@@ -73,8 +74,10 @@ class Cycle:
         *,
         stopping: Callable[[], bool],
         stage: Callable[[str, float], None],
+        beat: Callable[[], None],
         hurry: bool = True,
     ) -> None:
+        self._beat = beat
         self._settings, self._digest = settings, digest
         self._models, self._publisher, self._clock = models, publisher, clock
         self._stopping, self._stage, self._hurry = stopping, stage, hurry
@@ -105,6 +108,8 @@ class Cycle:
                 with self._timed("products", seconds):
                     problems = self._products(folder, made.path, context, roles)
                 self._go_on()
+                if self._hurry and self._clock.now() > time + self._settings.policy.stale:
+                    raise NotMade("it was ready only when it was stale")
                 with self._timed("publish", seconds):
                     seconds["total"] = since_arrival + self._clock.elapsed() - began
                     told = {**self._told(time, context, made), "seconds": dict(seconds), "problems": problems}
@@ -215,6 +220,7 @@ class Cycle:
             raise ModelFailed(f"it was not ready {deadline / np.timedelta64(1, 'm'):g} min after the frame")
 
     def _go_on(self) -> None:
+        self._beat()
         if self._stopping():
             raise Stopping
 

@@ -60,6 +60,8 @@ class Outcome(NamedTuple):
         try:
             told = json.loads(line)
             last = _time(told["last"]) if "last" in told else None
+            if np.isnat(_time(told["reference_time"])) or (last is not None and np.isnat(last)):
+                raise ValueError("no time")
             outcome, reason, model = (str(told[name] or "") for name in ("outcome", "reason", "model"))
             return cls(_time(told["reference_time"]), outcome, reason, model, last)
         except (KeyError, TypeError) as error:
@@ -72,15 +74,21 @@ class Journal:
     Args:
         folder: Where the file is.
         step: Between reference times.
+        since: What is older is in the file alone.
+
+    Attributes:
+        last: What became of the last reference time.
+        newest: The last reference time that something became of.
     """
 
-    def __init__(self, folder: Path, step: np.timedelta64) -> None:
-        self._path, self._step = folder / JOURNAL, step
+    def __init__(self, folder: Path, step: np.timedelta64, since: np.datetime64) -> None:
+        self._path, self._step, self._since = folder / JOURNAL, step, since
         self._unsaved: list[Outcome] = []
         self._decided: dict[np.datetime64, str] = {}
         self._times: np.ndarray | None = None
         self._failing = False
         self.last: Outcome | None = None
+        self.newest: np.datetime64 | None = None
         for outcome in self._read():
             self._take(outcome)
 
@@ -94,6 +102,13 @@ class Journal:
         if self._times is None:
             self._times = np.array(sorted(self._decided), dtype="datetime64[ns]")
         return self._times
+
+    def forget_before(self, since: np.datetime64) -> None:
+        """Have what is older in the file alone."""
+        self._since = since
+        if self.times.size and self.times[0] < since:
+            self._decided = {time: outcome for time, outcome in self._decided.items() if time >= since}
+            self._times = None
 
     def reopen(self, since: np.datetime64) -> None:
         """Forget that later reference times were skipped: the clock was ahead then."""
@@ -127,8 +142,11 @@ class Journal:
 
     def _take(self, outcome: Outcome) -> None:
         last = outcome.time if outcome.last is None else outcome.last
-        times = np.arange(outcome.time, last + self._step, self._step).astype("datetime64[ns]")
-        self._decided |= dict.fromkeys(times, outcome.outcome)
+        if self.newest is None or last > self.newest:
+            self.newest = last
+        steps = max(0, int(np.ceil((self._since - outcome.time) / self._step)))  # that are too old
+        times = np.arange(outcome.time + steps * self._step, last + self._step, self._step)
+        self._decided |= dict.fromkeys(times.astype("datetime64[ns]"), outcome.outcome)
         self._times = None
         if self.last is None or last >= (self.last.last or self.last.time):
             self.last = outcome

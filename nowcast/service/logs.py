@@ -41,7 +41,8 @@ class JsonLines(logging.Formatter):
 
 
 def log_as_json() -> None:
-    """Have all log lines be JSON, on standard error."""
+    """Have all log lines be JSON, on standard error, and warnings of Python among them."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines())
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+    logging.captureWarnings(capture=True)

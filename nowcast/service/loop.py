@@ -14,7 +14,7 @@ from apscheduler.schedulers.background import BackgroundScheduler
 from watchfiles import watch
 
 from nowcast.service.clock import Clock
-from nowcast.service.core import Exit, Service, Stopping, opened
+from nowcast.service.core import Exit, OutputGone, Service, Stopping, opened
 from nowcast.service.settings import ServeSettings
 from nowcast.service.web import serving
 
@@ -54,6 +54,7 @@ def serve(settings: ServeSettings, *, clock: Clock | None = None) -> Exit:
 
     Raises:
         AnotherInstance: If another service publishes to the folder.
+        OutputGone: If the output folder was taken away.
         RefusedInput: If a setting cannot be used.
     """
     alarm = Alarm()
@@ -107,7 +108,7 @@ def _run(service: Service, alarm: Alarm) -> None:
         while not alarm.stopped.is_set():
             try:
                 seconds, told = service.tick(), ""
-            except Stopping:
+            except (Stopping, OutputGone):
                 raise
             except Exception as error:  # noqa: BLE001 (whatever it is, the next look may do better)
                 if told != repr(error):

@@ -14,8 +14,8 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -30,10 +30,17 @@ logger = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
 LATEST = "latest.json"
+LOCK = ".lock"
 NAME = re.compile(r"\d{8}T\d{4}(\d{2})?Z")
 """Of the folder of a forecast: its reference time."""
 
 Manifest = dict[str, Any]
+NEEDED: dict[str, Any] = {
+    "reference_time": str, "published": str, "model": str, "asked_model": str, "fallback": str | None,
+    "run_id": str, "members": int, "input_frames": list, "files": list, "problems": list,
+    "wet_fraction": float | int, "spread": float | int,
+}  # fmt: skip
+"""What a manifest has to say, and in which kind of value."""
 
 
 class AnotherInstance(Exception):
@@ -67,7 +74,9 @@ class Publisher:
         self._output, self._retention = Path(output), retention
         self._making, self._removed = self._output / ".making", self._output / ".removed"
         self.forecasts = self._output / "forecasts"
+        self._folders = (self.forecasts, self._making, self._removed)
         self.published: dict[str, Manifest] = {}
+        self._told: str | None = None
         self._recover()
 
     @property
@@ -105,14 +114,39 @@ class Publisher:
         _write_synced(folder / MANIFEST, json.dumps(manifest, indent=1))
         for path in (*(path for path in folder.rglob("*") if path.is_dir()), folder):
             _sync(path)
+        self._clear_damaged(folder.name)
         os.rename(folder, self.forecasts / folder.name)
-        _sync(self.forecasts)
+        # It is published: what fails from here on is made good later.
         self.published = dict(sorted({**self.published, folder.name: manifest}.items()))
-        self._say_latest()
+        with suppress(OSError):
+            _sync(self.forecasts)
+        self.mend()
         return manifest
+
+    def mend(self) -> bool:
+        """Forget forecasts that somebody took away, and have `LATEST` say what is the newest.
+
+        Returns:
+            Whether forecasts are gone.
+        """
+        there = {folder.name for folder in self.forecasts.iterdir()} if self.forecasts.is_dir() else set()
+        gone = sorted(self.published.keys() - there)
+        if gone:
+            logger.warning("somebody took away the forecasts of %s", ", ".join(gone))
+            self.published = {name: told for name, told in self.published.items() if name in there}
+        told = self.latest["run_id"] if self.latest else ""
+        if told != self._told:
+            try:
+                self._say_latest()
+                self._told = told
+            except OSError as error:
+                logger.error("%s cannot be written: %s; it is tried again", LATEST, error)
+        return bool(gone)
 
     def make_room(self, now: np.datetime64) -> None:
         """Remove forecasts that are too old, or too many for the disk; the newest stays."""
+        for folder in self._folders:
+            folder.mkdir(parents=True, exist_ok=True)
         limit = self._retention
         if self.published:  # a clock that is ahead must not make everything old
             now = min(now, time_of(next(reversed(self.published))))
@@ -140,9 +174,9 @@ class Publisher:
         """Clear what a crash left, and learn what is published."""
         for left in (self._making, self._removed):
             shutil.rmtree(left, ignore_errors=True)
-        for folder in (self.forecasts, self._making, self._removed):  # on a full disk it would be too late
+        for folder in self._folders:  # on a full disk it would be too late
             folder.mkdir(parents=True, exist_ok=True)
-        for partial in self._output.glob(f".{LATEST}.*.partial"):
+        for partial in (*self._output.glob(".*.partial"), *self._output.glob("*/.*.partial")):
             partial.unlink(missing_ok=True)
         for folder in sorted(self.forecasts.iterdir()):
             if NAME.fullmatch(folder.name):
@@ -150,14 +184,20 @@ class Publisher:
                     self.published[folder.name] = read_manifest(folder)
                 except RefusedInput as error:
                     logger.error("%s counts as not published: %s", folder.name, error)
-        try:
-            self._say_latest()
-        except OSError as error:
-            logger.error("%s cannot be written: %s", LATEST, error)
+        self.mend()
+
+    def _clear_damaged(self, name: str) -> None:
+        """Take away a folder that is in the place of a forecast and is none."""
+        if name not in self.published and (self.forecasts / name).exists():
+            logger.warning("%s was damaged, and is made again", name)
+            os.rename(self.forecasts / name, self._removed / name)
+            shutil.rmtree(self._removed / name, ignore_errors=True)
 
     def _say_latest(self) -> None:
         latest = self.latest
         path = self._output / LATEST
+        if path.is_dir():
+            raise IsADirectoryError(f"{path} is a folder")
         if latest is None:
             path.unlink(missing_ok=True)
             return
@@ -166,21 +206,30 @@ class Publisher:
 
 
 @contextmanager
-def locked(output: str | Path) -> Iterator[None]:
+def locked(output: str | Path) -> Iterator[Callable[[], bool]]:
     """Keep other services away from a folder; the lock goes when its process goes.
+
+    Yields:
+        Whether the folder is still the one that is locked.
 
     Raises:
         AnotherInstance: If one uses it.
     """
     Path(output).mkdir(parents=True, exist_ok=True)
     # Opened for reading, so that it does not keep the file system from being made read-only.
-    handle = os.open(Path(output) / ".lock", os.O_RDONLY | os.O_CREAT, 0o644)
+    handle = os.open(Path(output) / LOCK, os.O_RDONLY | os.O_CREAT, 0o644)
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise AnotherInstance(f"another service publishes to {output}") from error
-        yield
+
+        def still() -> bool:
+            with suppress(OSError):
+                return os.stat(Path(output) / LOCK).st_ino == os.fstat(handle).st_ino
+            return False
+
+        yield still
     finally:
         os.close(handle)
 
@@ -193,13 +242,24 @@ def read_manifest(folder: Path) -> Manifest:
     """
     try:
         manifest = json.loads((folder / MANIFEST).read_text())
-        if not all({"name", "bytes", "sha256"} <= file.keys() for file in manifest["files"]):
-            raise ValueError("it names no files")
+        if time_of(folder.name) != np.datetime64(manifest["reference_time"].removesuffix("Z"), "ns"):
+            raise ValueError(f"it is of {manifest['reference_time']}")
+        lacking = [name for name, kind in NEEDED.items() if not isinstance(manifest[name], kind)]
+        odd = [file["name"] for file in manifest["files"] if not _is_inside(file)]
+        if lacking or odd:
+            raise ValueError(f"it has no good {', '.join(lacking + odd)}")
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise RefusedInput(
             f"the folder of a forecast holds a {MANIFEST}", came=f"{folder} ({error})", do="make it again"
         ) from error
     return manifest
+
+
+def _is_inside(file: dict[str, Any]) -> bool:
+    """Whether a manifest names a file of its own folder, with its size and its SHA-256."""
+    path = Path(file["name"])
+    inside = not path.is_absolute() and ".." not in path.parts
+    return inside and isinstance(file["bytes"], int) and isinstance(file["sha256"], str)
 
 
 def differences(folder: Path) -> list[str]:

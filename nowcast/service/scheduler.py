@@ -18,6 +18,12 @@ from nowcast.service.settings import ServeSettings
 logger = logging.getLogger(__name__)
 
 NOT_RUNNING = "the service was not running"
+HORIZON = np.timedelta64(1, "D")
+"""How far back reference times are looked at one by one."""
+LONGEST_RUN = 3
+"""Reference times in a row without a frame that are named one by one."""
+PATIENCE = np.timedelta64(1, "m")
+"""How long a new service waits for files to stop growing before it says from when on it serves."""
 
 
 class Due(NamedTuple):
@@ -46,8 +52,11 @@ class Schedule:
     ) -> None:
         self._settings, self._live, self._journal = settings, live, journal
         self._began = now
-        journal.reopen(now)
-        self._first: np.datetime64 | None = journal.times[0] if journal.times.size else None
+        journal.reopen(now - settings.policy.stale)
+        self._first: np.datetime64 | None = None
+        if journal.newest is not None:
+            times = journal.times
+            self._first = live.floor(times[0] if times.size else journal.newest + live.step)
         self._obstacles: dict[np.datetime64, str] = {}
 
     def reconcile(self, publisher: Publisher) -> None:
@@ -74,15 +83,35 @@ class Schedule:
         Those that follow one another and were missed because the service was not running are one.
         """
         policy = self._settings.policy
+        outcomes = self._beyond_horizon(now)
         pending = self._pending(now)
         missed = pending[pending + policy.stale < self._began]
-        outcomes = [Outcome(run[0], SKIPPED, NOT_RUNNING, last=run[-1]) for run in self._runs(missed)]
+        outcomes += [Outcome(run[0], SKIPPED, NOT_RUNNING, last=run[-1]) for run in self._runs(missed)]
+        overdue = []
         for time in np.setdiff1d(pending, missed):
             given_up = not self._live.holds(time) or self._obstacles.get(time, "").startswith(UNUSABLE)
             overtaken = self._live.newest > time and now >= time + policy.wait and given_up
             if now > time + policy.stale or overtaken:
-                outcomes.append(Outcome(time, SKIPPED, self._reason(time, now)))
+                overdue.append(time)
+        for run in self._runs(np.array(overdue, dtype="datetime64[ns]")):
+            if run.size > LONGEST_RUN and not any(map(self._live.holds, run)):
+                outcomes.append(Outcome(run[0], SKIPPED, "no frame came", last=run[-1]))
+            else:
+                outcomes += [Outcome(time, SKIPPED, self._reason(time, now)) for time in run]
         return outcomes
+
+    def _beyond_horizon(self, now: np.datetime64) -> list[Outcome]:
+        """Go no further back than the horizon; all that was missed before it is one outcome."""
+        horizon = self._live.floor(now - HORIZON)
+        if self._first is None or self._first >= horizon:
+            return []
+        times = self._journal.times
+        earlier = times[times < horizon]
+        first = self._live.floor(earlier[-1] + self._live.step) if earlier.size else self._first
+        self._first = horizon
+        self._journal.forget_before(horizon)
+        last = horizon - self._live.step
+        return [Outcome(first, SKIPPED, NOT_RUNNING, last=last)] if first <= last else []
 
     def clock_was_ahead(self, now: np.datetime64) -> None:
         """The clock was set back: what was skipped as stale may be due yet."""
@@ -124,10 +153,10 @@ class Schedule:
         """Reference times of which nothing has become, oldest first."""
         newest = self._live.floor(now + np.timedelta64(round(self._settings.input.future_minutes * 60), "s"))
         if self._first is None:
-            if self._live.waits:
-                return np.array([], "datetime64[ns]")
             # A new service begins with the newest frame there is.
             newest_frame = self._live.newest
+            if np.isnat(newest_frame) and self._live.waits and now < self._began + PATIENCE:
+                return np.array([], "datetime64[ns]")
             self._first = self._live.floor(self._began) if np.isnat(newest_frame) else newest_frame
         times = np.arange(self._first, newest + self._live.step, self._live.step).astype("datetime64[ns]")
         return np.setdiff1d(times, self._journal.times)

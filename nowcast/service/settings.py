@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 
@@ -235,6 +236,12 @@ class ServeSettings:
                 "domain is part of file names: letters, digits and hyphens", came=repr(self.domain),
                 do="correct the configuration",
             )  # fmt: skip
+
+        source, output = Path(self.input.source).resolve(), Path(self.output).resolve()
+        if output.is_relative_to(source):
+            raise RefusedInput(
+                "output lies outside input.source", came=self.output, do="publish to a folder of its own"
+            )
 
     def digest(self, recipe: Recipe) -> str:
         """SHA-256 of all that shapes a forecast: settings and recipe, but no folder and no address."""

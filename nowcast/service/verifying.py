@@ -124,8 +124,9 @@ class History:
         self._told: dict[str, dict[str, float]] = {}
         if path.is_file():
             try:
-                self._told = dict(json.loads(path.read_text()))
-            except ValueError as error:
+                told = json.loads(path.read_text())
+                self._told = {iso(np.datetime64(when)): dict(skill) for when, skill in told.items()}
+            except (ValueError, TypeError, AttributeError) as error:
                 logger.warning("%s is begun anew: %s", path.name, error)
 
     def add(self, time: np.datetime64, skill: dict[str, float]) -> None:

@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import re
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -91,7 +92,22 @@ class _Handler(BaseHTTPRequestHandler):
         """Answer without content."""
         self._answer()
 
+    def handle_one_request(self) -> None:
+        """Read a request and answer; one that does not come whole in time is cut off."""
+        self._cut = threading.Timer(self.timeout, self._cut_off)
+        self._cut.daemon = True
+        self._cut.start()
+        try:
+            super().handle_one_request()
+        finally:
+            self._cut.cancel()
+
+    def _cut_off(self) -> None:
+        with suppress(OSError):
+            self.connection.shutdown(socket.SHUT_RDWR)
+
     def _answer(self) -> None:
+        self._cut.cancel()  # it has come; taking the answer may last as long as it moves on
         path = self.path.partition("?")[0]
         health = self.server.health
         if self.headers.get("Content-Length", "0") != "0" or "Transfer-Encoding" in self.headers:

@@ -195,3 +195,12 @@ def number_of(time: str | np.datetime64) -> int:
     """Number of a frame by its time."""
     moment = np.datetime64(time.removesuffix("Z"), "ns") if isinstance(time, str) else time
     return round((moment - START) / STEP)
+
+
+def manifest_of(time: np.datetime64) -> dict[str, Any]:
+    """What a manifest has to say, of a forecast of a time."""
+    return {
+        "reference_time": f"{str(time)[:16]}Z", "model": "extrapolation", "asked_model": "extrapolation",
+        "fallback": None, "run_id": str(time), "members": 1, "input_frames": [], "problems": [],
+        "wet_fraction": 0.1, "spread": 0.0,
+    }  # fmt: skip

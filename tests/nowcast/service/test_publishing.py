@@ -1,8 +1,10 @@
 import json
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from replay import manifest_of
 
 from data_prep.schema import RefusedInput
 from nowcast.service.publishing import Publisher, differences, name_of, read_manifest, time_of
@@ -17,7 +19,8 @@ def publish(publisher: Publisher, time: np.datetime64 = TIME, **told) -> dict:
         (folder / "a.nc").write_bytes(b"rain")
         (folder / "a.zarr").mkdir()
         (folder / "a.zarr" / "chunk").write_bytes(b"0")
-        return publisher.publish(folder, {"roles": {"a.nc": "members", "a.zarr": "mean"}, **told})
+        roles = {"a.nc": "members", "a.zarr": "mean"}
+        return publisher.publish(folder, {"roles": roles, **manifest_of(time), **told})
 
 
 @pytest.mark.parametrize(
@@ -58,10 +61,10 @@ def test_a_forecast_that_is_there_is_never_replaced(tmp_path):
 
 def test_the_latest_forecast_is_that_of_the_newest_time_whatever_the_order(tmp_path):
     publisher = Publisher(tmp_path, KEEP)
-    publish(publisher, TIME, reference_time="new")
-    publish(publisher, TIME - np.timedelta64(5, "m"), reference_time="old")
-    assert json.loads((tmp_path / "latest.json").read_text())["reference_time"] == "new"
-    assert publisher.latest["reference_time"] == "new"
+    publish(publisher, TIME, run_id="new")
+    publish(publisher, TIME - np.timedelta64(5, "m"), run_id="old")
+    assert json.loads((tmp_path / "latest.json").read_text())["run_id"] == "new"
+    assert publisher.latest["run_id"] == "new"
 
 
 def test_a_start_clears_what_a_crash_left_and_mends_latest(tmp_path):
@@ -118,3 +121,57 @@ def test_a_disk_that_is_nearly_full_keeps_the_newest_forecast_alone(tmp_path, mo
     publisher.make_room(TIME)
     assert list(publisher.published) == ["20240601T1210Z"]
     assert [path.name for path in (tmp_path / "forecasts").iterdir()] == ["20240601T1210Z"]
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        {"reference_time": "2024-06-01T12:05Z"}, {"fallback": 3}, {"files": [{}]}, {"model": None},
+        {"files": [{"name": "../latest.json", "bytes": 1, "sha256": ""}]},
+        {"files": [{"name": "/etc/passwd", "bytes": 1, "sha256": ""}]},
+        {"files": [{"name": "a.nc", "bytes": "1", "sha256": ""}]},
+    ],
+)  # fmt: skip
+def test_a_manifest_that_was_tampered_with_does_not_count_and_its_forecast_is_made_again(tmp_path, harm):
+    publish(Publisher(tmp_path, KEEP))
+    path = tmp_path / "forecasts" / "20240601T1200Z" / "manifest.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **harm}))
+    publisher = Publisher(tmp_path, KEEP)
+    assert publisher.published == {}
+    publish(publisher)
+    assert differences(path.parent) == []
+
+
+def test_folders_of_odd_names_are_left_alone(tmp_path):
+    publish(Publisher(tmp_path, KEEP))
+    odd = tmp_path / "forecasts" / "20249999T9999Z"
+    (tmp_path / "forecasts" / "20240601T1200Z").rename(odd)
+    assert Publisher(tmp_path, KEEP).published == {}
+    assert odd.is_dir()
+
+
+def test_forecasts_that_somebody_takes_away_are_forgotten(tmp_path):
+    publisher = Publisher(tmp_path, Retention(hours=0, gigabytes=1, free_gigabytes=0))
+    for number in range(3):
+        publish(publisher, TIME + number * np.timedelta64(5, "m"), run_id=str(number))
+    for name in ("20240601T1200Z", "20240601T1210Z"):
+        shutil.rmtree(tmp_path / "forecasts" / name)
+    assert publisher.mend()
+    assert not publisher.mend()
+    assert list(publisher.published) == ["20240601T1205Z"]
+    assert json.loads((tmp_path / "latest.json").read_text())["run_id"] == "1"
+    shutil.rmtree(tmp_path / ".removed")
+    publish(publisher, TIME + 3 * np.timedelta64(5, "m"), run_id="3")
+    publisher.make_room(TIME + np.timedelta64(1, "h"))
+    assert list(publisher.published) == ["20240601T1215Z"]
+
+
+def test_a_disk_that_fails_after_the_rename_does_not_unmake_a_forecast(tmp_path, monkeypatch, caplog):
+    publisher = Publisher(tmp_path, KEEP)
+    with monkeypatch.context() as patch:
+        patch.setattr(Publisher, "_say_latest", lambda _: (_ for _ in ()).throw(OSError(28, "full")))
+        publish(publisher)
+    assert list(publisher.published) == ["20240601T1200Z"]
+    assert "latest.json cannot be written" in caplog.text
+    publisher.mend()
+    assert (tmp_path / "latest.json").exists()

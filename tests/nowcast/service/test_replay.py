@@ -10,12 +10,14 @@ import pytest
 import xarray as xr
 from replay import SIZE, World, rain, time_at, write_frame
 
+from data_prep import frames
 from data_prep.schema import RefusedInput
+from data_prep.sources import Refusal
 from nowcast import layers
 from nowcast.baselines import Extrapolation, Persistence
 from nowcast.forecast_file import read_forecast
 from nowcast.service import cycle, publishing
-from nowcast.service.core import Exit
+from nowcast.service.core import Exit, OutputGone, Stopping
 from nowcast.service.publishing import AnotherInstance
 from nowcast.service.settings import Policy, Retention
 
@@ -511,3 +513,111 @@ def test_no_file_or_thread_is_left_open(world):
             if number == 5:
                 before = len(os.listdir("/proc/self/fd"))
         assert len(os.listdir("/proc/self/fd")) <= before
+
+
+def test_the_journal_of_a_trial_on_an_old_archive_costs_a_service_nothing(world):
+    world.frames(0, 1, 2, 3)
+    with world.service(at=time_at(3)) as service:
+        service.live.look(world.clock.now(), world.clock.elapsed())
+        world.clock.go(2)
+        service.make_one(time_at(3))
+    ten_years = 365 * 288 * 10
+    world.frames(*range(ten_years, ten_years + 4))
+    world.be_at(ten_years + 3.2)
+    with world.service() as service:
+        world.settle(service)
+        assert service._journal.times.size < 300
+    assert ten_years + 3 in world.published()
+    missed = [told for told in world.journal() if told["outcome"] == "skipped"]
+    assert len(missed) == 2  # one line for all before yesterday, one for the day
+
+
+def test_a_changed_time_of_the_frames_is_served_from_an_old_output(world):
+    world.frames(0, 1, 2, 3)
+    world.be_at(3.2)
+    with world.service() as service:
+        world.settle(service)
+    shutil.rmtree(world.incoming)
+    world.incoming.mkdir()
+    world.settings = replace(world.settings, input=replace(world.settings.input, offset_minutes=2))
+    for number in range(4, 9):
+        write_frame(world.incoming, number, stamp=time_at(number) + np.timedelta64(2, "m"))
+    world.be_at(8.6)
+    with world.service() as service:
+        world.settle(service)
+    assert "20240601T1242Z" in {path.name for path in (world.output / "forecasts").iterdir()}
+
+
+def test_a_read_that_failed_for_a_while_is_tried_again(world, monkeypatch):
+    world.frames(0, 1, 2, 3)
+    world.be_at(3.2)
+    broken = frames.Batch(frames.Head([], [Refusal("frame", None, "I/O error")]), [], [])
+    with world.service() as service:
+        with monkeypatch.context() as patch:
+            patch.setattr("data_prep.live.load", lambda *_: broken)
+            world.settle(service)
+            assert world.published() == []
+        world.settle(service)
+        assert world.published() == []
+        world.clock.go(61)
+        world.settle(service)
+    assert world.published() == [3]
+
+
+def test_a_file_that_never_stops_changing_does_not_hold_up_a_new_service(world):
+    world.frames(0, 1, 2, 3)
+    world.be_at(3.2)
+    with world.service() as service:
+        for _ in range(8):
+            (world.incoming / "growing.h5").write_bytes(b"x" * int(world.clock.elapsed()))
+            service.tick()
+            world.clock.go(0.9)
+    assert world.published() == [3]
+
+
+def test_a_forecast_that_is_ready_only_when_it_is_stale_is_not_published(world):
+    class Slow(Persistence):
+        def stream(self, context, **asked):
+            world.clock.go(2400)
+            yield from super().stream(context, **asked)
+
+    world.frames(0, 1, 2, 3)
+    world.be_at(3.2)
+    with world.service() as service:
+        service.models._model, service.models._fallbacks = None, [Slow()]
+        world.settle(service)
+    assert world.published() == []
+
+
+def test_an_output_that_is_taken_away_ends_the_service(world):
+    world.frames(0, 1, 2, 3)
+    world.be_at(3.2)
+    with world.service() as service:
+        world.settle(service)
+        world.clear()
+        with pytest.raises(OutputGone):
+            service.tick()
+
+
+def test_a_single_run_makes_what_is_due_and_goes_on_to_the_present_step(world):
+    world.frames(0, 1, 2, 3)
+    world.be_at(4.1)  # the frame of the step before was not forecast from yet
+
+    def wait(seconds: float) -> None:
+        world.clock.go(seconds)
+        if world.clock.elapsed() > 4.3 * 300 and not (world.incoming / "frame_0004.h5").exists():
+            world.frame(4)
+
+    with world.service() as service:
+        status, line = service.make_newest(wait)
+    assert status == Exit.PUBLISHED
+    assert "12:20" in line
+    assert world.published() == [3, 4]
+
+
+def test_a_single_run_can_be_told_to_end_while_it_waits(world):
+    world.frames(0, 1, 2)
+    world.be_at(3.1)
+    told = []
+    with world.service(stopping=lambda: len(told) > 2) as service, pytest.raises(Stopping):
+        service.make_newest(lambda seconds: (told.append(1), world.clock.go(seconds)))

@@ -31,6 +31,10 @@ SETTINGS = ServeSettings(Input("in", "prep.yaml"), "out")
         (lambda: replace(SETTINGS, domain="../etc"), "domain"),
         (lambda: replace(SETTINGS, domain=""), "domain"),
         (lambda: replace(SETTINGS, poll_seconds=0), "poll_seconds"),
+        (lambda: replace(SETTINGS, poll_seconds=float("inf")), "poll_seconds"),
+        (lambda: Retention(hours=float("nan")), "hours"),
+        (lambda: replace(SETTINGS, output="in"), "output lies outside input.source"),
+        (lambda: replace(SETTINGS, output="in/published"), "output lies outside input.source"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(make, rule):
@@ -40,7 +44,7 @@ def test_settings_that_make_no_sense_are_refused(make, rule):
 
 def test_the_digest_of_settings_tells_what_shapes_a_forecast_and_no_place():
     digest = SETTINGS.digest(Recipe())
-    elsewhere = replace(SETTINGS, input=Input("other", "other.yaml"), output="other", http=Http(port=1))
+    elsewhere = replace(SETTINGS, input=Input("other", "other.yaml"), output="elsewhere", http=Http(port=1))
     assert elsewhere.digest(Recipe()) == digest
     for other in (
         replace(SETTINGS, forecast=Forecasts(members=3)).digest(Recipe()),
@@ -101,6 +105,11 @@ def test_the_command_refuses_what_it_cannot_use_in_one_line(tmp_path, capsys):
     world = World(tmp_path)
     assert main([*options(world, **{"input.source": str(tmp_path / "nowhere")}), "--once"]) == 1
     assert "source is a folder" in capsys.readouterr().err
+    assert main([*options(world), "--once", "--at=2024-06-01T12:15"]) == 1
+    assert "give one of them" in capsys.readouterr().err
+    absent = {"products.points": str(tmp_path / "absent.csv")}
+    assert main([*options(world, **absent), "--once"]) == 1
+    assert "absent.csv" in capsys.readouterr().err
     assert main([*options(world), "--at=yesterday"]) == 1
     assert "a time is ISO 8601" in capsys.readouterr().err
     assert main(["serve", "--output", "x"]) == 2

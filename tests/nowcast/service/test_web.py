@@ -1,10 +1,11 @@
 import json
 import socket
 import threading
+from contextlib import suppress
 from http.client import HTTPConnection
 
 import pytest
-from replay import START, ReplayClock
+from replay import START, ReplayClock, manifest_of
 
 from data_prep.schema import RefusedInput
 from nowcast.service import web
@@ -35,7 +36,7 @@ def site(tmp_path):
     with publisher.made(START) as folder:
         (folder / "a_mean.nc").write_bytes(b"rain")
         (folder / "b.png").write_bytes(b"picture")
-        publisher.publish(folder, {"roles": {}, "reference_time": "2024-06-01T12:00Z"})
+        publisher.publish(folder, {"roles": {}, **manifest_of(START)})
     (tmp_path / "forecasts/20240601T1200Z/secret.txt").write_text("not in the manifest")
     (tmp_path / "forecasts/secret.txt").write_text("secret")
     clock = ReplayClock()
@@ -143,11 +144,17 @@ def test_requests_beyond_a_bound_are_told_to_come_again_and_others_are_answered_
         pytest.fail("no request is answered any more")
 
 
-def test_slow_requests_are_cut_off(site, monkeypatch):
-    monkeypatch.setattr(web._Handler, "timeout", 0.2)
+def test_slow_requests_are_cut_off_even_if_a_byte_comes_now_and_then(site, monkeypatch):
+    monkeypatch.setattr(web._Handler, "timeout", 0.4)
     with socket.create_connection(("127.0.0.1", site.port), timeout=5) as slow:
-        slow.sendall(b"GET /latest")
-        assert slow.recv(100) == b""
+        slow.sendall(b"GET /latest.json HTTP/1.1\r\n")
+        sent = 0
+        with suppress(OSError):
+            while sent < 30:
+                slow.sendall(b"a")
+                threading.Event().wait(0.1)
+                sent += 1
+        assert sent < 20
 
 
 @pytest.mark.parametrize(
