@@ -124,7 +124,7 @@ def serve(settings: Any, at: str | None, once: bool) -> int:  # noqa: FBT001
     """Forecast whenever a frame arrives, publish and verify; or once, for a schedule of one's own."""
     from data_prep.schema import RefusedInput
     from nowcast.options import instant_of
-    from nowcast.service.core import Exit
+    from nowcast.service.core import Exit, OutputGone
     from nowcast.service.logs import log_as_json
     from nowcast.service.loop import serve, serve_once
     from nowcast.service.publishing import AnotherInstance
@@ -137,9 +137,9 @@ def serve(settings: Any, at: str | None, once: bool) -> int:  # noqa: FBT001
         if at is None and not once:
             return serve(settings)
         status, line = serve_once(settings, at=None if at is None else instant_of(at))
-    except AnotherInstance as error:
+    except (AnotherInstance, OutputGone) as error:
         print(f"nowcast serve: {error}", file=sys.stderr)
-        return Exit.BUSY
+        return Exit.BUSY if isinstance(error, AnotherInstance) else Exit.REFUSED
     print(line)
     return status
 
