@@ -98,6 +98,7 @@ class LiveFrames:
 
     Attributes:
         step: Time step of the frames.
+        came_too_old: Where all frames are out of reach, the newest that came since the last look.
 
     Raises:
         RefusedInput: If the source is no folder, or the recipe does not say the time step.
@@ -131,6 +132,8 @@ class LiveFrames:
         self._ahead: set[tuple[Entry, Stamp]] = set()
         self._named: set[Refusal] = set()
         self._frames: dict[int, Entry] = {}
+        self.came_too_old: Entry | None = None
+        self._newest_old = 0
         self._loaded: dict[tuple[Entry, Stamp], Loaded | str] = {}
         self._unreadable, self._damaged = Retries(), Retries()  # files without a header, and without values
         self._elapsed = 0.0
@@ -168,6 +171,7 @@ class LiveFrames:
         for entry in entries:
             self._entries.setdefault(entry.path, []).append(entry)
         refused += self._choose(now)
+        self.came_too_old = None if self._frames or self._until else self._newest_too_old(entries, now)
         fresh = [refusal for refusal in refused if refusal not in self._named]
         self._named = {refusal for refusal in self._named if refusal.file in stamps} | set(fresh)
         return fresh
@@ -228,6 +232,13 @@ class LiveFrames:
         rain = self._as_rain(frames, grid, times)
         self._forget_old()
         return Window(rain, tuple(missing), tuple(files))
+
+    def _newest_too_old(self, entries: list[Entry], now: np.datetime64) -> Entry | None:
+        """Of frames that came now, the newest that is out of reach, unless a newer one was told before."""
+        old = [entry for entry in entries if self._newest_old < entry.time < _nanoseconds(now - REACH)]
+        newest = max(old, key=lambda entry: entry.time, default=None)
+        self._newest_old = newest.time if newest else self._newest_old
+        return newest
 
     def _is_old(self, stamp: Stamp, now: np.datetime64) -> bool:
         return _nanoseconds(now) - stamp.written >= self._settle * 1e9

@@ -370,7 +370,9 @@ def _parse_service(name: str, argv: Sequence[str]) -> Callable[[], int]:  # noqa
     from nowcast.service.settings import ServeSettings
 
     parser = settings_parser("serve", ServeSettings, description=_summary(serve))
-    parser.add_argument("--once", action="store_true", help="Make the forecast of the newest frame and end.")
+    parser.add_argument(
+        "--once", action="store_true", help="Make what is due, waiting for this time step's frame, and end."
+    )
     parser.add_argument("--at", type=str, help="Make the forecast of this reference time (UTC) and end.")
     settings = parser.parse_args(list(argv))
     return partial(serve, instance_of(parser, settings, ServeSettings), settings.at, settings.once)

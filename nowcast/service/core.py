@@ -6,11 +6,12 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import IntEnum
+from pathlib import Path
 
 import numpy as np
 
 from data_prep.live import LiveFrames
-from data_prep.schema import iso
+from data_prep.schema import RefusedInput, iso, minutes
 from nowcast.options import read_recipe
 from nowcast.products import require
 from nowcast.service.clock import Clock, ClockFrom, JumpWatch, SystemClock
@@ -131,8 +132,14 @@ class Service:
         self._look()
         if (done := self.publisher.published.get(name_of(time))) is not None:
             return _exit(done), f"the forecast of {iso(time)} was published before, by {done['model']}"
+        if self.live.floor(time) != time:
+            raise RefusedInput(
+                f"a reference time is one of every {minutes(self.live.step):g} min", came=iso(time),
+                do=f"as {iso(self.live.floor(time))}, or set input.offset_minutes",
+            )  # fmt: skip
         due = self._schedule.judge(time, self.clock.now())
         if not isinstance(due, Due):
+            due = due if self.live.holds(time) else "there is no frame of it"
             logger.warning("no forecast of %s: %s", iso(time), due)
             return Exit.NOTHING, f"no forecast of {iso(time)}: {due}"
         self._make(due)
@@ -172,6 +179,11 @@ class Service:
         """See which frames and which model there are."""
         self._heed_jumps()
         refused = self.live.look(self.clock.now(), self.clock.elapsed())
+        if self.live.came_too_old:
+            logger.warning(
+                "%s is of %s, more than 6 h ago: it is too old to forecast from, or a clock is wrong",
+                _printable(Path(self.live.came_too_old.path).name), iso(self.live.came_too_old.stamp),
+            )  # fmt: skip
         for refusal in refused:
             logger.warning("left out: %s (%s)", _printable(refusal.file), _printable(refusal.reason))
         self.models.refresh()
@@ -211,6 +223,7 @@ class Service:
                 self.publisher.make_room(self.clock.now())
             except OSError as error:
                 logger.error("old forecasts cannot be removed: %s", error)
+            logger.info("the forecast of %s begins", iso(time))
             try:
                 manifest = self._cycle.make(time, due.context, since_arrival=self._waited(due))
             except (NotMade, OSError) as error:
@@ -280,7 +293,7 @@ def _line(manifest: dict) -> str:
     return (
         f"published the forecast of {manifest['reference_time']} by "
         f"{by if manifest['fallback'] else manifest['model']}, {manifest['members']} member(s), "
-        f"{manifest['seconds']['total']:.1f} s after its last frame came"
+        f"{manifest['seconds']['total']:.1f} s after its last frame was seen"
     )
 
 

@@ -164,9 +164,9 @@ class Health:
     def _input_age(self) -> float:
         with self._lock:
             newest = self._newest_frame
-        return (
-            float("nan") if np.isnat(newest) else float((self._clock.now() - newest) / np.timedelta64(1, "s"))
-        )
+        if np.isnat(newest):
+            return float("inf")  # no comparison with NaN would raise an alarm
+        return float((self._clock.now() - newest) / np.timedelta64(1, "s"))
 
 
 def _reference_time(manifest: Manifest) -> np.datetime64:

@@ -141,6 +141,20 @@ def test_stale_input_is_never_published(world):
     assert set(world.outcomes()) == {3, 4}
 
 
+def test_frames_of_another_day_are_named_where_there_are_no_others(world, caplog):
+    world.be_at(100)
+    with world.service() as service:
+        world.frames(0, 1)
+        world.settle(service)
+        world.settle(service)
+        assert caplog.text.count("too old to forecast from, or a clock is wrong") == 1
+        assert "frame_0001.h5 is of 2024-06-01T12:05" in caplog.text
+        assert "nowcast_input_age_seconds +Inf" in service.health.metrics().decode()
+        world.frame(2)
+        world.settle(service)
+        assert "frame_0002.h5 is of 2024-06-01T12:10" in caplog.text
+
+
 def test_a_published_forecast_becomes_stale(world):
     world.frames(0, 1, 2, 3)
     world.be_at(3.2)

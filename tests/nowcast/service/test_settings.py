@@ -87,7 +87,11 @@ def test_the_command_makes_the_forecast_of_a_time_and_tells_by_its_status(tmp_pa
     assert "published the forecast of 2024-06-01T12:15Z by extrapolation" in capsys.readouterr().out
     assert main([*options(world), at]) == 0
     assert "published before" in capsys.readouterr().out
+    capsys.readouterr()
     assert main([*options(world), "--at=2024-06-01T12:40"]) == 4
+    assert "no forecast of 2024-06-01T12:40: there is no frame of it" in capsys.readouterr().out
+    assert main([*options(world), "--at=2024-06-01T12:17"]) == 1
+    assert "one of every 5 min; came: 2024-06-01T12:17; as 2024-06-01T12:15" in capsys.readouterr().err
     folder = str(world.output / "forecasts/20240601T1215Z")
     assert main(["check", folder]) == 0
     assert "extrapolation from 2024-06-01T12:15Z, 1 member(s)" in capsys.readouterr().out
