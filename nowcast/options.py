@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import fields
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -74,7 +75,9 @@ def instant_of(text: str) -> np.datetime64:
         RefusedInput: If it is none.
     """
     try:
-        return np.datetime64(text.removesuffix("Z"), "ns")
+        time = datetime.fromisoformat(text)
+        utc = time.astimezone(UTC).replace(tzinfo=None) if time.tzinfo else time
+        return np.datetime64(utc, "ns")
     except ValueError as error:
         raise RefusedInput("a time is ISO 8601 in UTC", came=text, do="as 2010-08-26T05:00") from error
 

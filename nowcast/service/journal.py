@@ -44,10 +44,14 @@ class Outcome(NamedTuple):
 
     def as_text(self) -> str:
         """One line of JSON."""
-        told = {"reference_time": iso(self.time), "outcome": self.outcome, "reason": self.reason or None,
-                "model": self.model or None}  # fmt: skip
+        told = {
+            "reference_time": f"{iso(self.time)}Z",
+            "outcome": self.outcome,
+            "reason": self.reason or None,
+            "model": self.model or None,
+        }
         if self.last is not None:
-            told["last"] = iso(self.last)
+            told["last"] = f"{iso(self.last)}Z"
         return json.dumps(told)
 
     @classmethod

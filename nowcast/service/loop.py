@@ -6,7 +6,7 @@ import logging
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -68,8 +68,10 @@ def serve(settings: ServeSettings, *, clock: Clock | None = None) -> Exit:
         if address:
             logger.info("page, metrics and probes at http://%s:%d/", *address)
         logger.info("waiting for frames in %s", settings.input.source)
-        with suppress(Stopping):
+        try:
             _run(service, alarm)
+        except Stopping:
+            logger.info("the forecast that was under way is rolled back")
     logger.info("ended")
     return Exit.PUBLISHED
 

@@ -31,9 +31,9 @@ def test_what_is_written_is_read_again(tmp_path):
     assert again.times.tolist() == journal.times.tolist() == (TIME + np.arange(5) * STEP).tolist()
     assert again.last == outcomes()[-1]
     lines = [json.loads(line) for line in (tmp_path / "journal.jsonl").read_text().splitlines()]
-    assert lines[0] == {"reference_time": "2024-06-01T12:00", "outcome": "published", "reason": None,
+    assert lines[0] == {"reference_time": "2024-06-01T12:00Z", "outcome": "published", "reason": None,
                         "model": "extrapolation"}  # fmt: skip
-    assert lines[1]["last"] == "2024-06-01T12:15"
+    assert lines[1]["last"] == "2024-06-01T12:15Z"
 
 
 @pytest.mark.parametrize("cut", [1, 30, 80])

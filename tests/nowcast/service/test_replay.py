@@ -126,7 +126,7 @@ def test_a_reference_time_whose_frame_never_comes_is_named_once(world):
         world.be_at(9.5)
         world.settle(service)
     assert world.published() == [3, 5]
-    assert len([told for told in world.journal() if told["reference_time"] == "2024-06-01T12:20"]) == 1
+    assert len([told for told in world.journal() if told["reference_time"] == "2024-06-01T12:20Z"]) == 1
     assert world.audit(range(3, 6)) == []
 
 
@@ -288,7 +288,7 @@ def test_a_service_that_was_away_names_what_it_missed_in_one_line(world):
         world.settle(service)
     (missed,) = [told for told in world.journal() if "last" in told]
     assert missed["reason"] == "the service was not running"
-    assert missed["reference_time"] == "2024-06-01T12:20"
+    assert missed["reference_time"] == "2024-06-01T12:20Z"
     assert world.published() == [3, 47, 48, 49, 50]
     assert world.audit(range(3, 51)) == []
 

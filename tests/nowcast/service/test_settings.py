@@ -87,6 +87,8 @@ def test_the_command_makes_the_forecast_of_a_time_and_tells_by_its_status(tmp_pa
     assert "published the forecast of 2024-06-01T12:15Z by extrapolation" in capsys.readouterr().out
     assert main([*options(world), at]) == 0
     assert "published before" in capsys.readouterr().out
+    assert main([*options(world), "--at=20240601T1415+02:00"]) == 0
+    assert "published before" in capsys.readouterr().out
     capsys.readouterr()
     assert main([*options(world), "--at=2024-06-01T12:40"]) == 4
     assert "no forecast of 2024-06-01T12:40: there is no frame of it" in capsys.readouterr().out
