@@ -14,6 +14,9 @@ import numpy as np
 import zarr
 from zarr.codecs import BloscCodec
 
+DETERMINISTIC = "zarr.core.codec_pipeline.BatchedCodecPipeline"
+"""Zarr's own codecs. Those of the package zarrs, which may be set, put the chunks of a shard in any order."""
+
 
 def copy_to_zarr(source: Path, target: Path) -> None:
     """Copy a NetCDF file to a Zarr v3 store with consolidated metadata, which appears whole.
@@ -27,7 +30,7 @@ def copy_to_zarr(source: Path, target: Path) -> None:
     """
     scratch = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
     try:
-        with netCDF4.Dataset(source) as file:
+        with netCDF4.Dataset(source) as file, zarr.config.set({"codec_pipeline.path": DETERMINISTIC}):
             file.set_auto_maskandscale(False)
             root = zarr.create_group(scratch, overwrite=True, attributes=_plain(file))
             for name, variable in file.variables.items():
