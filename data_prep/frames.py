@@ -9,15 +9,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import pyproj
 import xarray as xr
 
 from data_prep import readers
 from data_prep.grid import Regrid, regrid
 from data_prep.quality import WET_RATE, FrameSummary, Quality, mark_cells, refuse_senseless, summarise
 from data_prep.rain_rate import to_rain_rate
-from data_prep.schema import PACKED_MISSING, RefusedInput, iso
+from data_prep.schema import PACKED_MISSING, RefusedInput, iso, map_coordinates, rain_array_on
 from data_prep.sources import Entry, Refusal
-from data_prep.store import Grid, pack
+from data_prep.store import About, Grid, pack
 
 
 @dataclass(frozen=True)
@@ -185,6 +186,13 @@ def _convert(frame: xr.DataArray, entry: Entry, conversion: Conversion) -> _Fram
     if conversion.quality.mask:
         packed.ravel()[marked[(marks & conversion.quality.mask_bits) != 0]] = PACKED_MISSING
     return _Frame(Row(entry, summary, Grid.of(rate), tally), packed, (marked, marks))
+
+
+def rain_on(grid: Grid, values: np.ndarray, times: np.ndarray, about: About) -> xr.DataArray:
+    """Rates (time, y, x), mm/h, as a rain array on a grid, which says whose data they are."""
+    coordinates = map_coordinates(grid.x, grid.y, pyproj.CRS.from_wkt(grid.crs_wkt))
+    told = {"institution": about.institution, "license": about.license, "radar": about.title}
+    return rain_array_on(values, time=times, coordinates=coordinates).assign_attrs(told)
 
 
 def sparse(cells: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -14,13 +14,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import pyproj
 import xarray as xr
 
-from data_prep.frames import Batch, Row, load, most_common_grid
+from data_prep.frames import Batch, Row, load, most_common_grid, rain_on
 from data_prep.pipeline import Recipe
 from data_prep.quality import FRAME_MARKS, FrameSummary, mark_frame
-from data_prep.schema import RefusedInput, iso, map_coordinates, rain_array_on
+from data_prep.schema import RefusedInput, iso
 from data_prep.sources import Entry, Refusal, choose, find_files, read_headers
 from data_prep.store import Grid, unpack
 
@@ -163,6 +162,9 @@ class LiveFrames:
         for path in (*gone, *settled):
             self._entries.pop(path, None)
             self._read.pop(path, None)
+        for path in gone:
+            self._unreadable.note(path, elapsed, failed=False)
+            self._damaged.note(path, elapsed, failed=False)
         entries, refused = read_headers(settled, self._recipe.reader)
         self._read |= {path: stamps[path] for path in settled}
         failed = {refusal.file for refusal in refused}
@@ -308,10 +310,7 @@ class LiveFrames:
         for value, frame in zip(values, frames, strict=True):
             if isinstance(frame, Loaded):
                 value[:] = unpack(frame.packed)
-        coordinates = map_coordinates(grid.x, grid.y, pyproj.CRS.from_wkt(grid.crs_wkt))
-        about = self._recipe.about
-        told = {"institution": about.institution, "license": about.license, "radar": about.title}
-        return rain_array_on(values, time=times, coordinates=coordinates).assign_attrs(told)
+        return rain_on(grid, values, times, self._recipe.about)
 
 
 def _single(batch: Batch) -> Loaded | str:

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyproj
 import xarray as xr
 
 from data_prep.assembly import Assembly, Plan
@@ -27,6 +26,7 @@ from data_prep.frames import (
     head_of,
     load,
     most_common_grid,
+    rain_on,
     sparse,
 )
 from data_prep.grid import Regrid
@@ -39,11 +39,9 @@ from data_prep.schema import (
     RefusedInput,
     clock_step,
     iso,
-    map_coordinates,
     minutes,
     open_frames,
     open_store,
-    rain_array_on,
     time_step,
 )
 from data_prep.sources import Clock, Entry, Refusal, choose, find_files, read_headers, readable_name
@@ -266,11 +264,10 @@ def read_latest(
         raise RefusedInput(
             "every frame of a context can be read", came=batch.head.refused[0].reason, do="fetch it again"
         )
-    told = {"institution": recipe.about.institution, "license": recipe.about.license}
-    return _as_rain_array(batch).assign_attrs(told)
+    return _as_rain_array(batch, recipe.about)
 
 
-def _as_rain_array(batch: Batch) -> xr.DataArray:
+def _as_rain_array(batch: Batch, about: About) -> xr.DataArray:
     grid = batch.head.rows[-1].grid
     for row in batch.head.rows:
         if not row.grid.same(grid):
@@ -279,9 +276,8 @@ def _as_rain_array(batch: Batch) -> xr.DataArray:
                 came=f"{Path(row.entry.path).name} on {row.grid}, the last on {grid}",
                 do="narrow the pattern in the prep configuration",
             )
-    coordinates = map_coordinates(grid.x, grid.y, pyproj.CRS.from_wkt(grid.crs_wkt))
     times = np.array([row.entry.stamp for row in batch.head.rows])
-    return rain_array_on(unpack(np.stack(batch.packed)), time=times, coordinates=coordinates)
+    return rain_on(grid, unpack(np.stack(batch.packed)), times, about)
 
 
 def _relative(file: str, source: Path) -> str:
