@@ -36,20 +36,20 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from data_prep.schema import open_radar
-from nowcast.baselines import Extrapolation, Persistence
-from nowcast.callbacks import LastCheckpoint
-from nowcast.cases import Case, valid_starts
-from nowcast.checkpoint_io import WholeCheckpoints
-from nowcast.crops import RadarCrops
-from nowcast.datamodule import RadarDataModule
-from nowcast.evaluation import evaluate_cases
+from nowcast.evaluation.cases import Case, valid_starts
+from nowcast.evaluation.evaluate import evaluate_cases
+from nowcast.evaluation.hindcasts import Hindcasts
 from nowcast.files import written_whole
 from nowcast.forecaster import Forecaster
-from nowcast.gan import NowcastGAN
-from nowcast.gan_forecaster import GANForecaster
-from nowcast.hindcasts import Hindcasts
+from nowcast.forecasters.baselines import Extrapolation, Persistence
+from nowcast.forecasters.gan_forecaster import GANForecaster
 from nowcast.model import PRESETS, Discriminator, Generator
 from nowcast.representation import FrameName, Representation
+from nowcast.training.callbacks import LastCheckpoint
+from nowcast.training.checkpoint_io import WholeCheckpoints
+from nowcast.training.crops import RadarCrops
+from nowcast.training.datamodule import RadarDataModule
+from nowcast.training.gan import NowcastGAN
 from nowcast.verification import ScoreSettings
 
 SHOWN = {

@@ -13,8 +13,8 @@ import torch
 from data_prep.pipeline import prepare
 from data_prep.schema import open_radar
 from data_prep.synthetic import generate
-from nowcast.baselines import Extrapolation
-from nowcast.cases import context_at
+from nowcast.evaluation.cases import context_at
+from nowcast.forecasters.baselines import Extrapolation
 from nowcast.model import PRESETS, Generator
 from nowcast.options import read_recipe
 from nowcast.plotting import animate, plot_map, save_figure

@@ -23,7 +23,7 @@ from data_prep.sampling import Sampling
 from data_prep.schema import open_radar, rain_array_on
 from data_prep.splits import Splits
 from data_prep.synthetic import SyntheticRain, coordinates, stream
-from nowcast.datamodule import RadarCrops, RadarDataModule
+from nowcast.training.datamodule import RadarCrops, RadarDataModule
 
 RAIN = SyntheticRain(shape=(1024, 1024), wet_fraction=0.12, range_rings=False)
 RECIPE = Recipe(

@@ -19,11 +19,11 @@ from pysteps.extrapolation.semilagrangian import extrapolate
 from pysteps.motion.lucaskanade import dense_lucaskanade
 
 from data_prep.schema import open_radar
-from nowcast.baselines import Extrapolation, Persistence
-from nowcast.cases import valid_starts
-from nowcast.evaluation import evaluate
+from nowcast.evaluation.cases import valid_starts
+from nowcast.evaluation.evaluate import evaluate
 from nowcast.forecaster import Forecaster
-from nowcast.load import load_forecaster
+from nowcast.forecasters.baselines import Extrapolation, Persistence
+from nowcast.forecasters.load import load_forecaster
 from nowcast.verification import ScoreSettings
 
 STRIDE = 9

@@ -28,8 +28,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.flop_counter import FlopCounterMode
 
-from nowcast.gan import NowcastGAN
 from nowcast.model import PRESETS, Discriminator, Generator
+from nowcast.training.gan import NowcastGAN
 
 SIZE = 256
 SAMPLES = 6

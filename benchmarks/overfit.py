@@ -17,13 +17,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from data_prep.pipeline import prepare
-from nowcast.batch_norm import estimated_buffers, set_buffers
-from nowcast.datamodule import RadarDataModule
-from nowcast.gan import NowcastGAN
 from nowcast.model import PRESETS, Discriminator, Generator
 from nowcast.options import read_recipe
-from nowcast.training_batch import observed_rain
-from nowcast.validation import ValidationSums
+from nowcast.training.batch import observed_rain
+from nowcast.training.batch_norm import estimated_buffers, set_buffers
+from nowcast.training.datamodule import RadarDataModule
+from nowcast.training.gan import NowcastGAN
+from nowcast.training.validation import ValidationSums
 
 WINDOWS = 4
 SIZE = 128

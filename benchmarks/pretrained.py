@@ -18,10 +18,10 @@ from matplotlib.figure import Figure
 
 from data_prep.schema import open_radar
 from data_prep.synthetic import SyntheticRain, generate
-from nowcast.cases import context_at
+from nowcast.evaluation.cases import context_at
 from nowcast.fields import exceedance_probability
-from nowcast.load import load_forecaster
-from nowcast.maps import PROBABILITY, RAIN
+from nowcast.forecasters.load import load_forecaster
+from nowcast.plotting.maps import PROBABILITY, RAIN
 
 LEADS = (15, 30, 60, 90)
 """Minutes."""

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 import nowcast.plotting  # noqa: F401 (its import is none of the costs)
-from nowcast.products import Products, write_products
+from nowcast.products.write import Products, write_products
 
 NONE = {"picture": False, "loop": None}
 WHAT = {

@@ -3,9 +3,9 @@
     python benchmarks/rain_statistics.py --data DATA --out out/rain-statistics
 
 Prepares the archives below DATA with the shipped configurations into temporary stores, takes the wettest box
-of up to `BOX_KM` of each, and measures the same as of windows of `nowcast.synthetic_windows`. Cells finer
-than 1 km are averaged to that. What is compared is the rain as networks see it, moved with the motion that
-`nowcast.motion` estimates from four frames. A few minutes, most of them for preparing.
+of up to `BOX_KM` of each, and measures the same as of windows of `nowcast.training.synthetic_windows`.
+Cells finer than 1 km are averaged to that. What is compared is the rain as networks see it, moved with
+the motion that `nowcast.motion` estimates from four frames. A few minutes, most of them for preparing.
 """
 
 import argparse
@@ -42,7 +42,7 @@ from data_prep.pipeline import prepare
 from data_prep.schema import clock_step, minutes, open_radar, open_store
 from nowcast.options import read_recipe
 from nowcast.plotting import save_figure
-from nowcast.synthetic_windows import DOMAIN, STEP, draw_weather, synthetic_windows
+from nowcast.training.synthetic_windows import DOMAIN, STEP, draw_weather, synthetic_windows
 
 BOX_KM = 768
 SYNTHETIC, SEED = "synthetic windows", 1

@@ -139,14 +139,14 @@ def take_all(model: Forecaster, context: xr.DataArray) -> None:
 
 
 def steps() -> Forecaster:
-    from nowcast.pysteps_baselines import Steps
+    from nowcast.forecasters.pysteps_baselines import Steps
 
     return Steps()
 
 
 def network(name: str, context: xr.DataArray) -> Forecaster:
     """A network of random weights, folded for forecasting as trained ones are."""
-    from nowcast.gan_forecaster import GANForecaster, describe_data
+    from nowcast.forecasters.gan_forecaster import GANForecaster, describe_data
     from nowcast.model import PRESETS, Generator
     from nowcast.representation import Representation
     from nowcast.weights import save_weights

@@ -9,11 +9,11 @@ from typing import Any
 _HOME = {
     "open_radar": "data_prep.schema",
     "RefusedInput": "data_prep.schema",
-    "load_forecaster": "nowcast.load",
+    "load_forecaster": "nowcast.forecasters.load",
     "exceedance_probability": "nowcast.fields",
-    "read_forecast": "nowcast.forecast_file",
-    "write_forecast": "nowcast.forecast_file",
-    "verify": "nowcast.evaluation",
+    "read_forecast": "nowcast.products.forecast_file",
+    "write_forecast": "nowcast.products.forecast_file",
+    "verify": "nowcast.evaluation.evaluate",
     "plot_map": "nowcast.plotting",
 }
 __all__ = sorted(_HOME)  # noqa: PLE0605

@@ -24,8 +24,8 @@ from data_prep.schema import (
     open_store,
     validate,
 )
-from nowcast.forecast_file import read_forecast, validate_forecast
 from nowcast.forecaster import grid_spacing
+from nowcast.products.forecast_file import read_forecast, validate_forecast
 
 WET = 0.1
 """mm/h from which a cell counts as wet."""

@@ -37,7 +37,7 @@ def check(path: str, mlcast: bool = False) -> int:  # noqa: FBT001, FBT002
         mlcast: Ask the validator of the MLCast specification about the store, too.
     """
     from nowcast.checks import check_forecast, check_store
-    from nowcast.forecast_file import is_forecast
+    from nowcast.products.forecast_file import is_forecast
 
     if (Path(path) / "manifest.json").is_file():
         from nowcast.service.publishing import check_published
@@ -82,10 +82,10 @@ def forecast(  # noqa: PLR0913 (its options)
         dialect: pysteps for a file that pysteps reads.
     """
     from data_prep.schema import open_radar
-    from nowcast.cf import FileForm
-    from nowcast.forecast_file import forecast_to_file
     from nowcast.forecaster import refuse_dry
-    from nowcast.load import load_forecaster
+    from nowcast.forecasters.load import load_forecaster
+    from nowcast.products.cf import FileForm
+    from nowcast.products.forecast_file import forecast_to_file
 
     form = FileForm(standard_name=standard_name, packing=packing, dialect=dialect)
     radar = open_radar(source) if prep is None else None
@@ -103,7 +103,7 @@ def forecast(  # noqa: PLR0913 (its options)
 
 def products(forecast: str, output: str, settings: Any) -> int:
     """Make mean, percentiles, probabilities, accumulations, maps and more of a forecast file."""
-    from nowcast.products import write_products
+    from nowcast.products.write import write_products
 
     path = Path(forecast)
     for file in write_products(path, Path(output), settings, stem=path.stem):
@@ -113,7 +113,7 @@ def products(forecast: str, output: str, settings: Any) -> int:
 
 def verify(settings: Any) -> int:
     """Score models on hindcasts from a store: table, report.html and scores.nc."""
-    from nowcast.verify_store import verify_store
+    from nowcast.evaluation.verify_store import verify_store
 
     lines, findings = verify_store(settings)
     print(lines, *(f"FINDING: {line}" for line in findings), sep="\n")
@@ -161,9 +161,9 @@ def plot(
     """
     from data_prep.schema import open_radar
     from nowcast.fields import SINGLES, at_lead_time
-    from nowcast.forecast_file import read_forecast
-    from nowcast.maps import heading
     from nowcast.plotting import animate, plot_map, plot_panel, save_figure
+    from nowcast.plotting.maps import heading
+    from nowcast.products.forecast_file import read_forecast
 
     ensemble = read_forecast(forecast)
     observed = open_radar(store) if store else None
@@ -238,8 +238,8 @@ def doctor(argv: Sequence[str]) -> int:
 
     planned: tuple[list[str], list[str]] = [], []
     if argv:
-        from nowcast.cost import expectations
-        from nowcast.training_cli import training_cli
+        from nowcast.training.cli import training_cli
+        from nowcast.training.cost import expectations
 
         for chatter in ("pytorch_lightning", "lightning_fabric"):
             logging.getLogger(chatter).setLevel(logging.WARNING)
@@ -266,7 +266,7 @@ def prep(settings: Any, recipe: Callable[[], Any]) -> int:
 
 def train(argv: Sequence[str]) -> int:
     """Train networks; the subcommands and options are those of Lightning's command line."""
-    from nowcast.training_cli import training_cli
+    from nowcast.training.cli import training_cli
 
     for callback in training_cli(argv).trainer.checkpoint_callbacks:
         for name in ("best_model_path", "last_model_path"):
@@ -348,7 +348,7 @@ def _parse_recipe(name: str, argv: Sequence[str]) -> Callable[[], int]:  # noqa:
 def _parse_products(name: str, argv: Sequence[str]) -> Callable[[], int]:  # noqa: ARG001
     """Parse the options of ``products``, which are the settings of what is made."""
     from nowcast.options import instance_of, products_parser
-    from nowcast.products import Products
+    from nowcast.products.write import Products
 
     parser = products_parser(description=_summary(products))
     settings = parser.parse_args(list(argv))
@@ -357,8 +357,8 @@ def _parse_products(name: str, argv: Sequence[str]) -> Callable[[], int]:  # noq
 
 def _parse_verification(name: str, argv: Sequence[str]) -> Callable[[], int]:  # noqa: ARG001
     """Parse the options of ``verify``, which are the settings of a verification."""
+    from nowcast.evaluation.verify_store import StoreVerification
     from nowcast.options import appending, instance_of, settings_parser
-    from nowcast.verify_store import StoreVerification
 
     parser = settings_parser("verify", StoreVerification, description=_summary(verify))
     return partial(verify, instance_of(parser, parser.parse_args(appending(argv)), StoreVerification))
@@ -387,7 +387,7 @@ def _context(source: str, time: str, frames: int, prep: str | None) -> Any:
     """The frames up to a time, from a store or from a folder of radar files."""
     from data_prep.pipeline import read_latest
     from data_prep.schema import open_radar
-    from nowcast.cases import context_at
+    from nowcast.evaluation.cases import context_at
     from nowcast.options import instant_of, read_recipe
 
     instant = None if time == "latest" else instant_of(time)
@@ -398,7 +398,7 @@ def _context(source: str, time: str, frames: int, prep: str | None) -> Any:
 
 
 def _write_weights(output: str, network: Any, card: dict[str, Any]) -> int:
-    from nowcast.gan_forecaster import GANForecaster
+    from nowcast.forecasters.gan_forecaster import GANForecaster
     from nowcast.weights import save_weights
 
     GANForecaster(network, card, name=output)  # refuses a card that forecasts would refuse

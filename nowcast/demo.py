@@ -19,15 +19,15 @@ from data_prep.schema import iso, open_radar
 from data_prep.splits import Splits
 from data_prep.store import SHARD_FRAMES, About
 from data_prep.synthetic import SyntheticRain, generate
-from nowcast.cases import context_at, valid_starts
-from nowcast.datamodule import RadarDataModule
-from nowcast.forecast_file import read_forecast, write_forecast
+from nowcast.evaluation.cases import context_at, valid_starts
+from nowcast.evaluation.verify_store import StoreVerification, verify_store
 from nowcast.forecaster import Forecaster
-from nowcast.gan import NowcastGAN
-from nowcast.load import PRETRAINED, load_forecaster
+from nowcast.forecasters.load import PRETRAINED, load_forecaster
 from nowcast.model import PRESETS, Discriminator, Generator
 from nowcast.plotting import animate, plot_panel, save_figure
-from nowcast.verify_store import StoreVerification, verify_store
+from nowcast.products.forecast_file import read_forecast, write_forecast
+from nowcast.training.datamodule import RadarDataModule
+from nowcast.training.gan import NowcastGAN
 
 FRAMES = 240
 BATCH = 3

@@ -114,7 +114,7 @@ SINGLES = {
         },
     ),
 }
-"""By name: as `nowcast.forecast_file.read_forecast` takes it, and the variables of a file end in it."""
+"""By name: as `nowcast.read_forecast` takes it, and the variables of a file end in it."""
 
 
 def single(ensemble: xr.DataArray, name: str) -> xr.DataArray:

@@ -50,7 +50,7 @@ def recipe_parser(*, required: bool = True, description: str = "") -> ArgumentPa
 
 def products_parser(*, description: str = "") -> ArgumentParser:
     """The options of ``nowcast products``."""
-    from nowcast.products import Products
+    from nowcast.products.write import Products
 
     parser = ArgumentParser(prog="nowcast products", description=description)
     parser.add_argument("--config", action="config", help="These options as a YAML file.")

@@ -31,9 +31,9 @@ from data_prep.schema import (
     open_store,
     rain_array,
 )
-from nowcast.forecast_file import read_forecast
 from nowcast.forecaster import METRES_PER_DEGREE, Forecaster, refuse_senseless_request
-from nowcast.load import load_forecaster
+from nowcast.forecasters.load import load_forecaster
+from nowcast.products.forecast_file import read_forecast
 
 NAME = "nowcast"
 """Of the method in pysteps."""

@@ -12,8 +12,9 @@ from multiprocessing.process import BaseProcess
 CONTEXT = multiprocessing.get_context("forkserver")
 IMPORTED = [
     "data_prep.pipeline", "h5py", "dask.array", "distributed",
-    "nowcast.callbacks", "nowcast.checkpoint_io", "nowcast.datamodule", "nowcast.gan", "zarrs",
-    "nowcast.service.loop", "nowcast.gan_forecaster",
+    "nowcast.training.callbacks", "nowcast.training.checkpoint_io", "nowcast.training.datamodule",
+    "nowcast.training.gan", "zarrs",
+    "nowcast.service.loop", "nowcast.forecasters.gan_forecaster",
 ]  # fmt: skip
 SECONDS = 120
 """After which a run counts as hanging."""

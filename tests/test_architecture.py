@@ -11,13 +11,10 @@ ROOT = Path(__file__).resolve().parents[1]
 MODULES = sorted(path for package in ("nowcast", "data_prep") for path in (ROOT / package).rglob("*.py"))
 TORCH = {"torch", "pytorch_lightning"}
 MAY_USE_PIPELINE = {"nowcast.cli", "nowcast.demo", "nowcast.options", "nowcast.service"}
-WITHOUT_TORCH = {"nowcast.forecaster", "nowcast.products", "nowcast.plotting", "nowcast.evaluation",
-                 "nowcast.load", "nowcast.verification", "nowcast.basemap", "nowcast.maps",
-                 "nowcast.packed", "nowcast.crop_cache", "nowcast.cases", "nowcast.hindcasts", "nowcast.work",
-                 "nowcast.verify_store", "nowcast.report", "nowcast.case_maps", "nowcast.stored_forecasts",
-                 "nowcast.live_verification", "nowcast.layers", "nowcast.viewer", "nowcast.forecast_file",
-                 "nowcast.cf", "nowcast.fields", "nowcast.product_files", "nowcast.points", "nowcast.geotiff",
-                 "nowcast.pysteps_plugin"}  # fmt: skip
+WITHOUT_TORCH = {"nowcast.forecaster", "nowcast.forecasters.load", "nowcast.forecasters.stored_forecasts",
+                 "nowcast.products", "nowcast.plotting", "nowcast.evaluation", "nowcast.verification",
+                 "nowcast.basemap", "nowcast.training.packed", "nowcast.training.crop_cache",
+                 "nowcast.viewer", "nowcast.fields", "nowcast.pysteps_plugin"}  # fmt: skip
 LINES = 450
 LINES_OF_A_FUNCTION = 60
 

@@ -61,7 +61,7 @@ def test_a_shipped_configuration_prepares_its_archive_into_a_valid_store(radar_d
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs/train").glob("*.yaml")), ids=lambda p: p.stem)
 def test_train_configurations_build_the_preset_of_their_name(path):
-    from nowcast.training_cli import training_cli
+    from nowcast.training.cli import training_cli
 
     phases = ("pretrain", "finetune", "adversarial")
     data = ["--data.stores", "[nowhere.zarr]"] if path.stem in phases else ["--data.store", "nowhere.zarr"]

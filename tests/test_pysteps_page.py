@@ -9,8 +9,8 @@ import pytest
 
 from data_prep.pipeline import Recipe, prepare, prepare_arrays
 from data_prep.schema import open_radar
-from nowcast.forecast_file import write_forecast
-from nowcast.load import load_forecaster
+from nowcast.forecasters.load import load_forecaster
+from nowcast.products.forecast_file import write_forecast
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "pysteps.md"
 RECIPE = Recipe(sampling=None, time_step_minutes=5)

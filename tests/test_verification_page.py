@@ -84,7 +84,7 @@ def test_a_sum_has_a_row_with_its_dims(name):
 
 
 def test_the_options_and_their_defaults_are_those_of_the_command():
-    from nowcast.verify_store import StoreVerification
+    from nowcast.evaluation.verify_store import StoreVerification
 
     told = {names(row[0])[0]: row[2] for row in rows("How to verify") if row[0].startswith("`--")}
     options = {f"--{field.name}": field for field in fields(StoreVerification) if field.name != "scores"}
@@ -102,7 +102,7 @@ def test_the_commands_have_options_that_there_are(line):
     from data_prep.pipeline import Recipe
     from data_prep.sampling import Sampling
     from data_prep.splits import Splits
-    from nowcast.verify_store import StoreVerification
+    from nowcast.evaluation.verify_store import StoreVerification
 
     groups = {"scores": ScoreSettings, "sampling": Sampling, "splits": Splits}
     known = {field.name for kind in (StoreVerification, Recipe) for field in fields(kind)}
@@ -119,7 +119,7 @@ def test_the_scores_with_intervals_and_tests_are_named_and_so_is_how_few_blocks_
 
 
 def test_the_regions_of_the_page_can_be_read(tmp_path, monkeypatch):
-    from nowcast.verify_store import read_regions
+    from nowcast.evaluation.verify_store import read_regions
 
     axes = {"time": np.array(["2020-01-01"], "datetime64[ns]"), "y": [2.0, 1.0], "x": [1.0, 2.0, 3.0, 4.0]}
     radar = xr.DataArray(np.zeros((1, 2, 4)), axes, ("time", "y", "x"))

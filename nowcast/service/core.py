@@ -13,7 +13,7 @@ import numpy as np
 from data_prep.live import LiveFrames
 from data_prep.schema import RefusedInput, iso, minutes
 from nowcast.options import read_recipe
-from nowcast.products import require
+from nowcast.products.write import require
 from nowcast.service.clock import Clock, ClockFrom, JumpWatch, SystemClock
 from nowcast.service.cycle import Cycle, NotMade, Stopping
 from nowcast.service.health import Health

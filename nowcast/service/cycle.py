@@ -16,10 +16,10 @@ from typing import NamedTuple
 import numpy as np
 
 from data_prep.schema import iso
-from nowcast.forecast_file import file_stem, forecast_to_file
 from nowcast.forecaster import Forecaster
-from nowcast.layers import write_layers
-from nowcast.products import write_products
+from nowcast.products.forecast_file import file_stem, forecast_to_file
+from nowcast.products.layers import write_layers
+from nowcast.products.write import write_products
 from nowcast.service.clock import Clock
 from nowcast.service.inputs import Context
 from nowcast.service.models import Guarded, ModelFailed, Models

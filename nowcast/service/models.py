@@ -12,7 +12,7 @@ import xarray as xr
 
 from data_prep.schema import RefusedInput
 from nowcast.forecaster import Forecaster
-from nowcast.load import NAMES, load_forecaster
+from nowcast.forecasters.load import NAMES, load_forecaster
 from nowcast.service.inputs import CONTEXT_FRAMES
 from nowcast.service.settings import Forecasts
 

@@ -13,8 +13,8 @@ import numpy as np
 from data_prep.pipeline import Recipe
 from data_prep.quality import FRAME_MARKS
 from data_prep.schema import RefusedInput, refuse_less
-from nowcast.cf import FileForm
-from nowcast.products import Products
+from nowcast.products.cf import FileForm
+from nowcast.products.write import Products
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ import xarray as xr
 
 from data_prep.live import LiveFrames
 from data_prep.schema import RefusedInput, iso
+from nowcast.evaluation.live_verification import PERSISTENCE, LiveVerification
 from nowcast.files import written_whole
-from nowcast.live_verification import PERSISTENCE, LiveVerification
 from nowcast.service.publishing import Manifest, Publisher, time_of
 from nowcast.service.settings import ServeSettings, Verification, minutes
 from nowcast.verification import ScoreSettings

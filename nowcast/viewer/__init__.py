@@ -1,7 +1,7 @@
 """The page that shows the latest forecast: plain HTML, CSS and JavaScript that need no other server.
 
 It reads ``/latest.json`` and, of the forecast named there, ``layers.json`` and the pictures of
-`nowcast.layers` below ``/forecasts/<reference time>/``. It works under
+`nowcast.products.layers` below ``/forecasts/<reference time>/``. It works under
 ``Content-Security-Policy: default-src 'self'``.
 """
 

@@ -8,9 +8,9 @@ import pytest
 import xarray as xr
 
 from data_prep.schema import open_radar
-from nowcast.baselines import Persistence
 from nowcast.cli import COMMANDS, main
-from nowcast.forecast_file import read_forecast
+from nowcast.forecasters.baselines import Persistence
+from nowcast.products.forecast_file import read_forecast
 
 ROOT = Path(__file__).resolve().parents[2]
 TIME = "2020-06-01T04:00"
@@ -171,7 +171,7 @@ def test_a_forecast_is_of_the_shipped_network_if_no_model_is_named(run, store, t
         asked.append(model)
         return Persistence()
 
-    monkeypatch.setattr("nowcast.load.load_forecaster", load)
+    monkeypatch.setattr("nowcast.forecasters.load.load_forecaster", load)
     assert run("forecast", "--source", store, "--output", tmp_path / "f.nc")[0] == 0
     assert asked == ["pretrained"]
 

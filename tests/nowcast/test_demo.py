@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from nowcast import demo, weights
-from nowcast.forecast_file import read_forecast
 from nowcast.model import Generator
+from nowcast.products.forecast_file import read_forecast
 from nowcast.weights import save_weights
 
 CARD = {

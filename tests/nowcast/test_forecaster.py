@@ -3,8 +3,8 @@ import pytest
 import torch
 
 from data_prep.schema import RefusedInput
-from nowcast.baselines import Extrapolation, ExtrapolationEnsemble, Persistence
 from nowcast.forecaster import member_seed
+from nowcast.forecasters.baselines import Extrapolation, ExtrapolationEnsemble, Persistence
 
 
 def test_persistence_repeats_the_last_frame_with_labels(make_rain):

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from data_prep.schema import RefusedInput
 from nowcast.cli import main
 from nowcast.forecaster import member_seed
-from nowcast.load import load_forecaster
+from nowcast.forecasters.load import load_forecaster
 from nowcast.model import Generator
 from nowcast.ocf import import_ocf
 from nowcast.weights import save_weights

@@ -12,8 +12,8 @@ from data_prep.pipeline import Recipe, prepare
 from data_prep.readers.pysteps_bridge import to_frame
 from data_prep.schema import RefusedInput, crs_of, open_radar
 from nowcast import pysteps_plugin
-from nowcast.forecast_file import write_forecast
-from nowcast.load import load_forecaster
+from nowcast.forecasters.load import load_forecaster
+from nowcast.products.forecast_file import write_forecast
 from nowcast.pysteps_plugin import forecast, import_nowcast_forecast, import_nowcast_zarr, register
 
 NEEDS_PYSTEPS = "needs the extra 'baselines'"

@@ -8,10 +8,11 @@ import pytest
 from browser import Browser, Page, chromium
 from viewer_site import TIMES, Site, latest, publish
 
-from nowcast import maps, viewer
-from nowcast.forecast_file import write_forecast
+from nowcast import viewer
 from nowcast.forecaster import label
-from nowcast.layers import write_layers
+from nowcast.plotting import maps
+from nowcast.products.forecast_file import write_forecast
+from nowcast.products.layers import write_layers
 
 RATES = (0.3, 1.5, 5.0)
 """mm/h of the three members, all over the grid; at the last lead time they are dry."""

@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 from training_run import small
 
 from data_prep.schema import RefusedInput
-from nowcast.load import load_forecaster
+from nowcast.forecasters.load import load_forecaster
 from nowcast.weights import CARD, load_network, read_about, save_weights
 
 ROOT = Path(__file__).resolve().parents[2]

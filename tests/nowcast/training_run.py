@@ -7,11 +7,11 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.loggers import CSVLogger
 
-from nowcast.callbacks import GeneratorAverage, LastCheckpoint
-from nowcast.checkpoint_io import WholeCheckpoints
-from nowcast.datamodule import RadarDataModule
-from nowcast.gan import NowcastGAN
 from nowcast.model import Discriminator, Generator
+from nowcast.training.callbacks import GeneratorAverage, LastCheckpoint
+from nowcast.training.checkpoint_io import WholeCheckpoints
+from nowcast.training.datamodule import RadarDataModule
+from nowcast.training.gan import NowcastGAN
 
 
 def small(**settings) -> NowcastGAN:

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 
-from nowcast.forecast_file import forecast_to_file
 from nowcast.forecaster import Forecaster, member_seed
+from nowcast.products.forecast_file import forecast_to_file
 from nowcast.verification import ScoreSettings
 
 SETTINGS = ScoreSettings(

@@ -3,9 +3,9 @@ import inspect
 import pytest
 import torch
 
-from nowcast import losses
 from nowcast.model import PRESETS, Discriminator, Generator
 from nowcast.model.discriminators import draw_frames
+from nowcast.training import losses
 
 SAMPLES = 2
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from replay import World
 
-from nowcast.baselines import Extrapolation
+from nowcast.forecasters.baselines import Extrapolation
 from nowcast.service import core, cycle, journal, loop, publishing
 
 STEPS = (

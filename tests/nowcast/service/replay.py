@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from odim_files import LAEA, corners, write_odim
 
-from nowcast.forecast_file import FileForm
-from nowcast.products import Products
+from nowcast.products.forecast_file import FileForm
+from nowcast.products.write import Products
 from nowcast.service.core import Service, opened
 from nowcast.service.publishing import differences, time_of
 from nowcast.service.settings import Forecasts, Http, Input, Policy, ServeSettings, Verification

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from data_prep.schema import RefusedInput
-from nowcast.baselines import ExtrapolationEnsemble, Persistence
+from nowcast.forecasters.baselines import ExtrapolationEnsemble, Persistence
 from nowcast.service.models import Guarded, ModelFailed, Models
 from nowcast.service.settings import Forecasts
 

@@ -13,9 +13,9 @@ from replay import SIZE, World, rain, time_at, write_frame
 from data_prep import frames
 from data_prep.schema import RefusedInput
 from data_prep.sources import Refusal
-from nowcast import layers
-from nowcast.baselines import Extrapolation, Persistence
-from nowcast.forecast_file import read_forecast
+from nowcast.forecasters.baselines import Extrapolation, Persistence
+from nowcast.products import layers
+from nowcast.products.forecast_file import read_forecast
 from nowcast.service import cycle, publishing
 from nowcast.service.core import Exit, OutputGone, Stopping
 from nowcast.service.publishing import AnotherInstance

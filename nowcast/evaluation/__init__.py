@@ -1,0 +1,1 @@
+"""Forecasters over many cases: sums of each, scores, intervals and the report."""

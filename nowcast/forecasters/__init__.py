@@ -1,0 +1,1 @@
+"""Forecasters: from the frames of a radar to members, all with one interface."""

@@ -1,0 +1,21 @@
+"""Figures of labelled arrays: maps, panels, loops, charts. No network is needed.
+
+Nothing here holds a figure open: what is returned belongs to the caller, and pyplot does not know it.
+"""
+
+from nowcast.plotting.figures import save_figure
+from nowcast.plotting.loops import animate
+from nowcast.plotting.maps import (
+    PROBABILITY,
+    RAIN,
+    RAIN_COLOURS,
+    RAIN_LEVELS,
+    Scale,
+    plot_map,
+    projection_of,
+)
+from nowcast.plotting.panels import plot_panel
+from nowcast.plotting.scores import plot_scores
+
+__all__ = ["PROBABILITY", "RAIN", "RAIN_COLOURS", "RAIN_LEVELS", "Scale", "animate", "plot_map", "plot_panel",
+           "plot_scores", "projection_of", "save_figure"]  # fmt: skip

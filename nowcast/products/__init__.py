@@ -1,0 +1,1 @@
+"""Forecast files, and what is made of them."""

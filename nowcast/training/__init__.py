@@ -1,0 +1,1 @@
+"""Training: windows of archives in, networks in checkpoints out."""
