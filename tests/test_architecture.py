@@ -1,6 +1,7 @@
 """The borders of docs/architecture.md, read from the imports."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -73,6 +74,23 @@ def test_imports_make_no_cycle():
 
     for name in sorted(names):
         visit(name, ())
+
+
+def test_packages_know_each_other_in_one_direction():
+    """As the table of docs/architecture.md orders them."""
+    table = (ROOT / "docs/architecture.md").read_text().split("### nowcast/: learn")[1].split("\n### ")[0]
+    parts = [
+        re.findall(r"`(\w+)(?:/|\.py)`", line.split("|")[1])
+        for line in table.splitlines()
+        if line[:3] == "| `"
+    ]
+    place = {part: row for row, found in enumerate(parts) for part in found}
+    for path in MODULES:
+        if name_of(path).count(".") and within(name_of(path), "nowcast"):
+            home = name_of(path).split(".")[1]
+            known = {name.split(".")[1] for name in imports(path) if within(name, "nowcast") and "." in name}
+            below = {part for part in known & place.keys() if place[part] > place[home]}
+            assert not below, f"{name_of(path)} knows {below}"
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
