@@ -21,7 +21,7 @@ from data_prep.synthetic import SyntheticRain, generate
 from nowcast.evaluation.cases import context_at
 from nowcast.fields import exceedance_probability
 from nowcast.forecasters.load import load_forecaster
-from nowcast.plotting.maps import PROBABILITY, RAIN
+from nowcast.plotting.palettes import PROBABILITY, RAIN
 
 LEADS = (15, 30, 60, 90)
 """Minutes."""

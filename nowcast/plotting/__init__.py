@@ -5,17 +5,10 @@ Nothing here holds a figure open: what is returned belongs to the caller, and py
 
 from nowcast.plotting.figures import save_figure
 from nowcast.plotting.loops import animate
-from nowcast.plotting.maps import (
-    PROBABILITY,
-    RAIN,
-    RAIN_COLOURS,
-    RAIN_LEVELS,
-    Scale,
-    plot_map,
-    projection_of,
-)
+from nowcast.plotting.maps import plot_map, projection_of
+from nowcast.plotting.palettes import PALETTES, PROBABILITY, RAIN, Palette, palette_named
 from nowcast.plotting.panels import plot_panel
 from nowcast.plotting.scores import plot_scores
 
-__all__ = ["PROBABILITY", "RAIN", "RAIN_COLOURS", "RAIN_LEVELS", "Scale", "animate", "plot_map", "plot_panel",
+__all__ = ["PALETTES", "PROBABILITY", "RAIN", "Palette", "animate", "palette_named", "plot_map", "plot_panel",
            "plot_scores", "projection_of", "save_figure"]  # fmt: skip

@@ -13,8 +13,6 @@ from matplotlib.figure import Figure
 from data_prep.schema import RefusedInput
 from nowcast.fields import exceedance_probability
 from nowcast.plotting.maps import (
-    PROBABILITY,
-    RAIN,
     draw_colour_bar,
     draw_no_data_key,
     lead_text,
@@ -22,6 +20,7 @@ from nowcast.plotting.maps import (
     projection_of,
     utc,
 )
+from nowcast.plotting.palettes import PROBABILITY, RAIN
 from nowcast.verification.score_text import shortened
 
 MARGIN = 0.03
@@ -139,7 +138,7 @@ def _draw_keys(figure: Figure, axes: np.ndarray) -> None:
     width = np.clip(last.x1 - first.x0 - key, 2.6 / unit[0], 6.0 / unit[0])
     rain = figure.add_axes((first.x0 + key, bottom, width, height))
     draw_colour_bar(rain, RAIN, orientation="horizontal")
-    draw_no_data_key(rain, (-key / width, 0.0, 0.25 / unit[0] / width, 1.0))
+    draw_no_data_key(rain, (-key / width, 0.0, 0.25 / unit[0] / width, 1.0), RAIN)
     if with_probability:
         below = axes[-1, -1].get_position()
         bar = figure.add_axes((below.x0, bottom, below.width, height))

@@ -14,13 +14,14 @@ from PIL import ExifTags, Image
 
 from data_prep.schema import RefusedInput
 from nowcast.files import written_whole
-from nowcast.plotting.maps import HEADING, NO_DATA, Scale, heading, plot_map, raster, scale_of
+from nowcast.plotting.maps import HEADING, heading, plot_map, raster
+from nowcast.plotting.palettes import Palette, palette_of
 
 LOOPS = {".gif": "GIF", ".webp": "WebP"}
 LAST_FRAME_SECONDS = 1.2
-_PALETTE_SIZE = 96
+_COLOURS = 96
 _NEAR = 12
-"""Of 255: colours nearer than this to one of the scale are drawn as that one."""
+"""Of 255: colours nearer than this to one of the palette are drawn as that one."""
 
 
 def animate(
@@ -29,7 +30,7 @@ def animate(
     *,
     title: str | None = None,
     frames_per_second: float = 4.0,
-    scale: Scale | None = None,
+    palette: Palette | str | None = None,
     description: str = "",
 ) -> None:
     """Write an endless loop of maps.
@@ -40,7 +41,7 @@ def animate(
         path: ``.gif`` or ``.webp``; written whole or not at all.
         title: First line of the heading, above the times.
         frames_per_second: Speed; the last frame stays for `LAST_FRAME_SECONDS`.
-        scale: As of `plot_map`.
+        palette: As of `plot_map`.
         description: What the file says of itself beside the pictures.
 
     Raises:
@@ -57,7 +58,7 @@ def animate(
             "a loop shows one field or more (time, y, x) or (lead_time, y, x)", came=dict(fields.sizes),
             do="choose a member with sel, or average over members",
         )  # fmt: skip
-    images = list(_frames(fields, title, scale))
+    images = list(_frames(fields, title, palette_of(fields, palette)))
     duration = [round(1000 / frames_per_second)] * len(images)
     duration[-1] = max(duration[-1], round(1000 * LAST_FRAME_SECONDS))
     options: dict[str, Any] = {"save_all": True, "append_images": images[1:], "duration": duration, "loop": 0}
@@ -73,11 +74,10 @@ def animate(
         images[0].save(partial, format=LOOPS[kind], **options)
 
 
-def _frames(fields: xr.DataArray, title: str | None, scale: Scale | None) -> Iterator[Image.Image]:
-    """Pictures of all fields with one palette; what does not change is drawn once."""
-    scale = scale or scale_of(fields)
+def _frames(fields: xr.DataArray, title: str | None, palette: Palette) -> Iterator[Image.Image]:
+    """Pictures of all fields with the same colours; what does not change is drawn once."""
     texts = ["\n".join(part for part in (title, heading(field)) if part) for field in fields]
-    ax = plot_map(fields[0], title=texts[0], scale=scale)
+    ax = plot_map(fields[0], title=texts[0], palette=palette)
     heading_text = ax.set_title(texts[0], loc="left", **HEADING)
     figure = ax.figure
     canvas = FigureCanvasAgg(figure)
@@ -86,7 +86,7 @@ def _frames(fields: xr.DataArray, title: str | None, scale: Scale | None) -> Ite
         artist.set_animated(True)
     canvas.draw()
     static = canvas.copy_from_bbox(figure.bbox)
-    palette: Image.Image | None = None
+    indexed: Image.Image | None = None
     for text, field in zip(texts, fields, strict=True):
         canvas.restore_region(static)
         ax.images[0].set_data(raster(field))
@@ -94,16 +94,16 @@ def _frames(fields: xr.DataArray, title: str | None, scale: Scale | None) -> Ite
         for artist in (*moving, heading_text):
             artist.draw(canvas.get_renderer())
         picture = Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy())
-        palette = palette or _palette(picture, scale)
-        yield picture.quantize(palette=palette, dither=Image.Dither.NONE)
+        indexed = indexed or _indexed(picture, palette)
+        yield picture.quantize(palette=indexed, dither=Image.Dither.NONE)
 
 
-def _palette(picture: Image.Image, scale: Scale) -> Image.Image:
-    """The colours of the scale themselves, and the most frequent others of a picture."""
-    names = (*scale.colours, NO_DATA, "white", "black")
+def _indexed(picture: Image.Image, palette: Palette) -> Image.Image:
+    """The colours of the palette themselves, and the most frequent others of a picture."""
+    names = (*palette.colours, palette.no_data, "white", "black")
     exact = np.array([to_rgb(name) for name in names]) * 255
-    others = np.reshape(picture.quantize(_PALETTE_SIZE - len(names)).getpalette() or [], (-1, 3))
+    others = np.reshape(picture.quantize(_COLOURS - len(names)).getpalette() or [], (-1, 3))
     apart = np.abs(others[:, None] - exact).max(axis=-1).min(axis=-1) > _NEAR
-    palette = Image.new("P", (1, 1))
-    palette.putpalette(np.concatenate([exact.round(), others[apart]]).astype(np.uint8).tobytes())
-    return palette
+    indexed = Image.new("P", (1, 1))
+    indexed.putpalette(np.concatenate([exact.round(), others[apart]]).astype(np.uint8).tobytes())
+    return indexed

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import cartopy.crs as ccrs
@@ -15,25 +14,13 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.collections import LineCollection
 from matplotlib.colorbar import Colorbar
-from matplotlib.colors import BoundaryNorm, Colormap, ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from data_prep.schema import RefusedInput, crs_of, minutes
 from nowcast import basemap
+from nowcast.plotting.palettes import Palette, palette_of
 
-RAIN_LEVELS = (0.1, 0.2, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
-"""Lower bounds of the rain classes, mm/h. Below the first a map shows nothing: dry."""
-RAIN_COLOURS = (
-    "#acedfe", "#7ed8f6", "#4abff0", "#21a4e7", "#2e86dd",
-    "#7261c3", "#973690", "#9a0350", "#81001e", "#4b0811",
-)  # fmt: skip
-"""One colour a class; each is darker than the one before, also to the colour-blind and in grey print."""
-PROBABILITY_COLOURS = (
-    "#ffffff", "#fff1dc", "#feddb3", "#fdc68f", "#fca26c",
-    "#f67a51", "#e7533a", "#cf2618", "#ab0200", "#7f0000",
-)  # fmt: skip
-NO_DATA = "#d9d9d9"
 LARGEST_SIDE = 6.5
 """Inches of the longer side of a map that makes its own figure."""
 HEADING: dict[str, Any] = {"fontsize": 10, "linespacing": 1.4}
@@ -46,43 +33,6 @@ _GRATICULE_STEPS = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0)
 _GRATICULE_LINES = 6
 _LABEL_INCHES = 0.22
 """Room along a colour bar that a label needs."""
-
-
-@dataclass(frozen=True)
-class Scale:
-    """Classes of values and their colours.
-
-    Args:
-        levels: Lower bounds of the classes, increasing; with ``open_end`` the last class has no upper bound,
-            without it the last level is only the end of the class before.
-        colours: One a class.
-        label: What the colour bar says, with the unit.
-        open_end: Whether values above the last level get a colour of their own.
-    """
-
-    levels: tuple[float, ...]
-    colours: tuple[str, ...]
-    label: str
-    open_end: bool = True
-
-    def colour_map(self) -> Colormap:
-        """Matplotlib's colour map: transparent below the first level, grey for no data."""
-        inner = self.colours[:-1] if self.open_end else self.colours
-        over = self.colours[-1]
-        return ListedColormap(inner).with_extremes(bad=NO_DATA, under=(1, 1, 1, 0), over=over)
-
-    def norm(self) -> BoundaryNorm:
-        """Matplotlib's classification: a value on a level belongs to the class above."""
-        return BoundaryNorm(self.levels, len(self.levels) - 1)
-
-
-RAIN = Scale(RAIN_LEVELS, RAIN_COLOURS, "rain rate (mm/h)")
-PROBABILITY = Scale(tuple(n / 10 for n in range(11)), PROBABILITY_COLOURS, "probability", open_end=False)
-
-
-def scale_of(field: xr.DataArray) -> Scale:
-    """`PROBABILITY` for units ``1``, else `RAIN`."""
-    return PROBABILITY if field.attrs.get("units") == "1" else RAIN
 
 
 class GridProjection(ccrs.Projection):
@@ -135,7 +85,7 @@ def plot_map(
     *,
     ax: GeoAxes | None = None,
     title: str | None = None,
-    scale: Scale | None = None,
+    palette: Palette | str | None = None,
     colour_bar: bool = True,
     graticule: bool = True,
 ) -> GeoAxes:
@@ -148,7 +98,8 @@ def plot_map(
             (units ``1``), 0 to 1.
         ax: Axes to draw in, made with ``projection=projection_of(field)``; by default a new figure.
         title: Heading; by default the valid time and, of a forecast, its lead and reference time.
-        scale: Classes and colours; by default `RAIN`, or `PROBABILITY` for units ``1``.
+        palette: Classes and colours, or the name of one of `PALETTES`; by default `RAIN`, or
+            `PROBABILITY` for units ``1``.
         colour_bar: Whether to draw the colour bar.
         graticule: Whether to draw meridians and parallels, with their degrees.
 
@@ -168,15 +119,15 @@ def plot_map(
             "a map is drawn on axes in the projection of its grid", came=type(ax).__name__,
             do="make the axes with projection=nowcast.plotting.projection_of(field)",
         )  # fmt: skip
-    scale = scale or scale_of(field)
-    draw_image(ax, field, scale)
+    palette = palette_of(field, palette)
+    draw_image(ax, field, palette)
     draw_lines(ax, field)
     if graticule:
         draw_graticule(ax, field)
     ax.set_title(title, loc="left", **HEADING)
     if colour_bar:
-        draw_colour_bar(ax.inset_axes((1.025, 0.0, 0.032, 1.0)), scale, orientation="vertical")
-        draw_no_data_key(ax, (1.025, -0.065, 0.032, 0.032))
+        draw_colour_bar(ax.inset_axes((1.025, 0.0, 0.032, 1.0)), palette, orientation="vertical")
+        draw_no_data_key(ax, (1.025, -0.065, 0.032, 0.032), palette)
     return ax
 
 
@@ -206,11 +157,11 @@ def lead_text(lead_time: np.timedelta64 | np.ndarray) -> str:
     return f"{minutes(np.timedelta64(np.asarray(lead_time).astype('timedelta64[ns]').item(), 'ns')):g} min"
 
 
-def draw_image(ax: Axes, field: xr.DataArray, scale: Scale) -> None:
+def draw_image(ax: Axes, field: xr.DataArray, palette: Palette) -> None:
     """The cells of a field, each a rectangle in map coordinates."""
     west, east, south, north = extent = extent_of(field)
-    ax.imshow(raster(field), extent=extent, origin="upper", interpolation="nearest", cmap=scale.colour_map(),
-              norm=scale.norm(), zorder=1)  # fmt: skip
+    ax.imshow(raster(field), extent=extent, origin="upper", interpolation="nearest",
+              cmap=palette.colour_map(), norm=palette.norm(), zorder=1)  # fmt: skip
     ax.set_xlim(west, east)
     ax.set_ylim(south, north)
 
@@ -234,28 +185,28 @@ def draw_lines(ax: Axes, field: xr.DataArray) -> None:
         ax.add_collection(collection, autolim=False)
 
 
-def draw_colour_bar(ax: Axes, scale: Scale, *, orientation: Literal["vertical", "horizontal"]) -> None:
-    """The classes of a scale, each the same size, labelled at their bounds as far as there is room."""
+def draw_colour_bar(ax: Axes, palette: Palette, *, orientation: Literal["vertical", "horizontal"]) -> None:
+    """The classes of a palette, each the same size, labelled at their bounds as far as there is room."""
     bar = Colorbar(
-        ax, ScalarMappable(scale.norm(), scale.colour_map()), orientation=orientation, spacing="uniform",
-        extend="max" if scale.open_end else "neither", extendfrac=0.06,
+        ax, ScalarMappable(palette.norm(), palette.colour_map()), orientation=orientation, spacing="uniform",
+        extend="max" if palette.open_end else "neither", extendfrac=0.06,
     )  # fmt: skip
     box = ax.get_window_extent()
     room = max(box.width, box.height) / ax.figure.dpi / _LABEL_INCHES
-    step = next((step for step in (1, 2, 5) if len(scale.levels) / step <= room), 10)
-    marks = scale.levels[::step]
+    step = next((step for step in (1, 2, 5) if len(palette.levels) / step <= room), 10)
+    marks = palette.levels[::step]
     bar.set_ticks(marks, labels=[f"{level:g}" for level in marks])
     bar.ax.tick_params(labelsize=8, length=2)
     bar.ax.minorticks_off()
-    bar.set_label(scale.label, fontsize=9)
+    bar.set_label(palette.label, fontsize=9)
 
 
-def draw_no_data_key(ax: Axes, box: Sequence[float]) -> None:
+def draw_no_data_key(ax: Axes, box: Sequence[float], palette: Palette) -> None:
     """A grey field that says what grey means; the box is left, bottom, width, height in axes' fractions."""
     left, bottom, width, height = box
     ax.add_patch(
-        Rectangle((left, bottom), width, height, transform=ax.transAxes, clip_on=False, facecolor=NO_DATA,
-                  edgecolor="black", linewidth=0.8)
+        Rectangle((left, bottom), width, height, transform=ax.transAxes, clip_on=False,
+                  facecolor=palette.no_data, edgecolor="black", linewidth=0.8)
     )  # fmt: skip
     ax.text(
         left + width * 1.25, bottom + height / 2, "no data", transform=ax.transAxes, fontsize=8, va="center"

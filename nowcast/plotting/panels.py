@@ -12,8 +12,6 @@ from matplotlib.figure import Figure
 from data_prep.schema import RefusedInput
 from nowcast.fields import exceedance_probability
 from nowcast.plotting.maps import (
-    PROBABILITY,
-    RAIN,
     GridProjection,
     draw_colour_bar,
     draw_no_data_key,
@@ -23,6 +21,7 @@ from nowcast.plotting.maps import (
     projection_of,
     utc,
 )
+from nowcast.plotting.palettes import PROBABILITY, RAIN
 
 PREFERRED_LEADS = tuple(np.timedelta64(m, "m") for m in (15, 30, 60))
 """Rows of a panel, where the forecast has them all."""
@@ -171,7 +170,7 @@ def _draw_panel_keys(figure: Figure, axes: np.ndarray, *, with_probability: bool
     width = np.clip(last.x1 - first.x0 - key, 2.6 / unit[0], 7.0 / unit[0])
     rain = figure.add_axes((first.x0 + key, bottom, width, height))
     draw_colour_bar(rain, RAIN, orientation="horizontal")
-    draw_no_data_key(rain, (-key / width, 0.0, 0.25 / unit[0] / width, 1.0))
+    draw_no_data_key(rain, (-key / width, 0.0, 0.25 / unit[0] / width, 1.0), RAIN)
     if with_probability:
         place = axes[-1, -1].get_position()
         draw_colour_bar(

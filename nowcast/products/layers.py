@@ -1,7 +1,7 @@
 """What the viewer shows of a forecast: pictures of its cells, and ``layers.json`` about them.
 
 Each layer is one palette PNG that holds all its lead times as tiles, row by row, drawn straight from the
-cells in the classes and colours of `nowcast.plotting.maps`. The layers are the probability-matched mean, the
+cells in the classes and colours of `nowcast.plotting.palettes`. The layers are the probability-matched mean, the
 probability of a threshold, each member, and the observed frames that the forecast was made from. Coasts,
 borders and graticule are a picture of their own, drawn once for a grid.
 
@@ -31,6 +31,8 @@ from PIL import Image
 from data_prep.schema import RefusedInput, crs_of, minutes
 from nowcast.forecaster import INPUT_STATUS
 from nowcast.plotting import maps
+from nowcast.plotting.palettes import PROBABILITY, RAIN, Palette
+from nowcast.products.cf import utc
 from nowcast.products.forecast_file import nothing, read_forecast
 from nowcast.verification.matched_mean import matched_events
 
@@ -116,18 +118,18 @@ def write_layers(
     window = window_of(members, [first] if observed is None else [first, observed.values])
     pictures = _Pictures(folder, window, between)
     if observed is not None:
-        pictures.add("observed", maps.RAIN, classes_of(window.cut(observed.values), maps.RAIN))
+        pictures.add("observed", RAIN, classes_of(window.cut(observed.values), RAIN))
     count = members.sizes["realization"]
     sums = _Sums(threshold, (members.sizes["lead_time"], *window.size))
     for number in range(count):
         rates = window.cut(members.isel(realization=number).values)
-        classes = classes_of(rates, maps.RAIN)
-        pictures.add(f"member_{number:02d}", maps.RAIN, classes)
+        classes = classes_of(rates, RAIN)
+        pictures.add(f"member_{number:02d}", RAIN, classes)
         if count > 1:
             sums.add(rates, classes)
     if count > 1:
-        pictures.add("mean", maps.RAIN, sums.matched_mean_classes())
-        pictures.add("probability", maps.PROBABILITY, classes_of(sums.probability(), maps.PROBABILITY))
+        pictures.add("mean", RAIN, sums.matched_mean_classes())
+        pictures.add("probability", PROBABILITY, classes_of(sums.probability(), PROBABILITY))
     lines, degrees = lines_picture(crs_of(members).to_wkt(), _extent(window, members))
     (folder / LINES).write_bytes(lines)
     told = _told(members, observed, window, threshold) | {"degrees": degrees}
@@ -161,16 +163,16 @@ def window_of(grid: xr.DataArray, shown: Sequence[np.ndarray]) -> Window:
     return window
 
 
-def classes_of(values: np.ndarray, scale: maps.Scale) -> np.ndarray:
+def classes_of(values: np.ndarray, palette: Palette) -> np.ndarray:
     """Number of each value's class, as the palette has it: 0 below the first, n + 1 of n where not finite.
 
     A value on a level belongs to the class above, as on the maps.
     """
     classes = np.zeros(values.shape, dtype=np.uint8)
     for field, numbers in zip(values, classes, strict=True):
-        for level in scale.levels[: len(scale.colours)]:
+        for level in palette.levels[: len(palette.colours)]:
             numbers += field >= np.float32(level)
-        numbers[~np.isfinite(field)] = len(scale.colours) + 1
+        numbers[~np.isfinite(field)] = len(palette.colours) + 1
     return classes
 
 
@@ -231,7 +233,7 @@ class _Pictures:
         self.files: list[Path] = []
         self._folder, self._window, self._between = folder, window, between
 
-    def add(self, name: str, scale: maps.Scale, classes: np.ndarray) -> None:
+    def add(self, name: str, palette: Palette, classes: np.ndarray) -> None:
         """Write the classes (tiles, height, width) of a layer."""
         tiles, height, width = classes.shape
         columns = columns_of(tiles, height, width)
@@ -239,8 +241,8 @@ class _Pictures:
         for number, tile in enumerate(classes):
             sheet[number // columns, :, number % columns] = tile
         picture = Image.fromarray(sheet.reshape(-1, columns * width))
-        palette = ["#ffffff", *scale.colours, maps.NO_DATA]
-        picture.putpalette(bytes.fromhex("".join(colour.removeprefix("#") for colour in palette)))
+        colours = ["#ffffff", *palette.colours, palette.no_data]
+        picture.putpalette(bytes.fromhex("".join(colour.removeprefix("#") for colour in colours)))
         path = self._folder / layer_file(name)
         # Run lengths fit such pictures: a quarter of the time of the default, and fewer bytes.
         picture.save(path, "PNG", transparency=0, bits=4, compress_type=_RUN_LENGTHS)
@@ -260,7 +262,7 @@ class _Sums:
         self._threshold, self._members = threshold, 0
         self._total = np.zeros(shape, dtype=np.float32)
         self._reaching, self._present = np.zeros(shape, dtype=np.uint16), np.zeros(shape, dtype=np.uint16)
-        self._in_class = np.zeros((shape[0], len(maps.RAIN.colours) + 1), dtype=np.int64)
+        self._in_class = np.zeros((shape[0], len(RAIN.colours) + 1), dtype=np.int64)
 
     def add(self, rates: np.ndarray, classes: np.ndarray) -> None:
         """Count one member: rates in mm/h and their classes, (lead_time, height, width)."""
@@ -290,7 +292,7 @@ class _Sums:
             wet = total > 0
             for event in matched_events(total[wet], reaching, self._members):
                 tile[wet] += event
-            tile[~complete] = len(maps.RAIN.colours) + 1
+            tile[~complete] = len(RAIN.colours) + 1
         return classes
 
 
@@ -309,18 +311,18 @@ def _told(
     true = _true_length(crs_of(members), extent)
     size = {"across": (east - west) * true / 1000, "up": (north - south) * true / 1000}
     leads = [
-        {"minutes": minutes(lead), "time": _utc(time)}
+        {"minutes": minutes(lead), "time": utc(time)}
         for lead, time in zip(members["lead_time"].values, members["time"].values, strict=True)
     ]
     frames = [] if observed is None else _observed_frames(observed, members)
     return {
-        "reference_time": _utc(members["forecast_reference_time"].values),
+        "reference_time": utc(members["forecast_reference_time"].values),
         "tile": {"width": width, "height": height},
         "extent": {"west": west, "east": east, "south": south, "north": north},
         "kilometres": {name: round(value, 3) for name, value in size.items()},
         "block": window.block,
         "lines": LINES,
-        "scales": {"rain": _legend(maps.RAIN), "probability": _legend(maps.PROBABILITY)},
+        "scales": {"rain": _legend(RAIN), "probability": _legend(PROBABILITY)},
         "observed": {
             "file": layer_file("observed"),
             "columns": columns_of(len(frames) or 1, height, width),
@@ -329,11 +331,6 @@ def _told(
         "forecast": {"columns": columns_of(len(leads), height, width), "frames": leads},
         "layers": _layers(count, threshold),
     }
-
-
-def _utc(time: np.datetime64 | np.ndarray) -> str:
-    """A time as ``2010-08-26T05:00:00Z``."""
-    return f"{np.asarray(time).astype('datetime64[s]')}Z"
 
 
 def _layers(count: int, threshold: float) -> list[dict[str, str]]:
@@ -360,18 +357,18 @@ def _observed_frames(observed: xr.DataArray, members: xr.DataArray) -> list[dict
     if "input_frame_status" in observed.coords:
         status = observed["input_frame_status"].values.astype(int)
     return [
-        {"minutes": minutes(time - reference), "time": _utc(time), "status": INPUT_STATUS[code]}
+        {"minutes": minutes(time - reference), "time": utc(time), "status": INPUT_STATUS[code]}
         for time, code in zip(observed["time"].values, status, strict=True)
     ]
 
 
-def _legend(scale: maps.Scale) -> dict[str, Any]:
+def _legend(palette: Palette) -> dict[str, Any]:
     return {
-        "label": scale.label,
-        "levels": list(scale.levels),
-        "colours": list(scale.colours),
-        "open_end": scale.open_end,
-        "no_data": maps.NO_DATA,
+        "label": palette.label,
+        "levels": list(palette.levels),
+        "colours": list(palette.colours),
+        "open_end": palette.open_end,
+        "no_data": palette.no_data,
     }
 
 

@@ -160,7 +160,7 @@ class CasePictures(Callback):
 
 def _panel(last: Tensor, rows: dict[str, Tensor], steps: list[int]) -> Figure:
     """Rows of rain (L, H, W) in mm/h at some lead times, beside the last frame (H, W)."""
-    from nowcast.plotting.maps import RAIN  # cartopy, which training itself does without
+    from nowcast.plotting.palettes import RAIN  # cartopy, which training itself does without
 
     figure = Figure(figsize=(2.2 * (1 + len(steps)), 2.3 * len(rows)), layout="constrained")
     axes = figure.subplots(len(rows), 1 + len(steps), squeeze=False)

@@ -10,7 +10,7 @@ from viewer_site import TIMES, Site, latest, publish
 
 from nowcast import viewer
 from nowcast.forecaster import label
-from nowcast.plotting import maps
+from nowcast.plotting.palettes import NO_DATA, PROBABILITY, RAIN
 from nowcast.products.forecast_file import write_forecast
 from nowcast.products.layers import write_layers
 
@@ -94,7 +94,7 @@ def colour(page: Page, x: float = 0.6, y: float = 0.1) -> str:
 
 
 def rain_colour(rate: float) -> str:
-    return maps.RAIN_COLOURS[int(np.digitize(rate, maps.RAIN_LEVELS)) - 1]
+    return RAIN.colours[int(np.digitize(rate, RAIN.levels)) - 1]
 
 
 def index(page: Page) -> int:
@@ -197,7 +197,7 @@ def test_each_layer_shows_its_own_values(page):
     assert colour(page, y=0.1) == rain_colour(5.0)
     assert colour(page, y=0.8) == rain_colour(0.3)
     choose(page, "probability")
-    assert colour(page) == maps.PROBABILITY_COLOURS[6], "two of three members reach 1 mm/h"
+    assert colour(page) == PROBABILITY.colours[6], "two of three members reach 1 mm/h"
     choose(page, "members")
     for number, rate in enumerate(RATES):
         choose(page, f"member_{number:02d}")
@@ -205,7 +205,7 @@ def test_each_layer_shows_its_own_values(page):
         assert page.text("#note").startswith(f"Member {number + 1} of 3")
     page.press("End")
     assert colour(page) == "#ffffff", "dry"
-    assert colour(page, x=0.03, y=0.9) == maps.NO_DATA
+    assert colour(page, x=0.03, y=0.9) == NO_DATA
 
 
 def test_the_legend_is_of_the_layer_and_of_the_observed_frames(page):
@@ -217,7 +217,7 @@ def test_the_legend_is_of_the_layer_and_of_the_observed_frames(page):
     colours = page.evaluate(
         "[...document.querySelectorAll('.legend:last-child i')].map((i) => i.style.backgroundColor)"
     )
-    expected = ["#ffffff", *maps.RAIN_COLOURS, maps.NO_DATA]
+    expected = ["#ffffff", *RAIN.colours, NO_DATA]
     assert colours == [f"rgb({', '.join(str(v) for v in bytes.fromhex(c[1:]))})" for c in expected]
     assert page.text(".scale-bar") in {"5 km", "10 km"}
 

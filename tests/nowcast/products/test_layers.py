@@ -10,6 +10,7 @@ from PIL import Image
 from data_prep.schema import RefusedInput, crs_of, rain_array
 from nowcast.forecaster import label
 from nowcast.plotting import maps
+from nowcast.plotting.palettes import PROBABILITY, RAIN
 from nowcast.products import layers
 from nowcast.products.forecast_file import read_forecast, write_forecast
 from nowcast.products.layers import write_layers
@@ -58,8 +59,8 @@ class Drawn:
 
     def classes(self, name: str, number: int = 0) -> np.ndarray:
         """The colours as numbers of classes: 0 transparent, 1 the first, -1 no data."""
-        scale = maps.PROBABILITY if name == "probability" else maps.RAIN
-        known = [DRY, *map(rgba, scale.colours), GREY]
+        palette = PROBABILITY if name == "probability" else RAIN
+        known = [DRY, *map(rgba, palette.colours), GREY]
         tile = self.tile(name, number)
         found = np.full(tile.shape[:2], 99)
         for index, colour in enumerate(known):
@@ -76,7 +77,7 @@ def rates_of(shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
 def test_a_pixel_has_the_colour_of_the_class_of_its_cell(make):
     levels = [0.0, 0.09, 0.1, 0.49, 0.5, 7.99, 8.0, 64.0, 500.0, np.nan]
     drawn = make(np.tile(levels, (1, 2, 10, 1)))
-    expected = [DRY, DRY, *(rgba(maps.RAIN_COLOURS[n]) for n in (0, 1, 2, 5, 6, 9, 9)), GREY]
+    expected = [DRY, DRY, *(rgba(RAIN.colours[n]) for n in (0, 1, 2, 5, 6, 9, 9)), GREY]
     for lead in (0, 1):
         assert [tuple(pixel) for pixel in drawn.tile("member_00", lead)[5].tolist()] == expected
 
@@ -85,7 +86,7 @@ def test_every_cell_of_every_lead_time_and_member_is_in_its_place(make):
     rates = rates_of((3, 7, 21, 30))
     drawn = make(rates)
     for member, lead in np.ndindex(3, 7):
-        expected = np.digitize(rates[member, lead], np.float32(maps.RAIN_LEVELS))
+        expected = np.digitize(rates[member, lead], np.float32(RAIN.levels))
         np.testing.assert_array_equal(drawn.classes(f"member_{member:02d}", lead), expected)
 
 
@@ -114,7 +115,7 @@ def test_the_first_layer_is_the_probability_matched_mean(make):
     assert "robability-matched mean" in drawn.told["layers"][0]["note"]
     matched = read_forecast(drawn.forecast, product="probability_matched_mean").values
     for lead, field in enumerate(matched):
-        expected = np.digitize(field, np.float32(maps.RAIN_LEVELS))
+        expected = np.digitize(field, np.float32(RAIN.levels))
         expected[np.isnan(field)] = -1
         np.testing.assert_array_equal(drawn.classes("mean", lead), expected)
 
@@ -185,7 +186,7 @@ def test_observed_frames_are_in_the_window_with_their_status(make, make_rain):
     assert [frame["status"] for frame in frames] == ["observed", "interpolated", "missing", "observed"]
     assert [frame["minutes"] for frame in frames] == [-15, -10, -5, 0]
     assert frames[-1]["time"] == drawn.told["reference_time"] == "2020-06-01T00:15:00Z"
-    expected = np.digitize(context.values[3].astype(np.float32), np.float32(maps.RAIN_LEVELS))
+    expected = np.digitize(context.values[3].astype(np.float32), np.float32(RAIN.levels))
     np.testing.assert_array_equal(drawn.classes("observed", 3), expected)
     assert (drawn.classes("observed", 2) == -1).all()
 
@@ -226,8 +227,8 @@ def test_layers_json_says_what_the_page_needs(make):
     drawn = make(rates_of((2, 3, 12, 12)))
     assert [frame["minutes"] for frame in drawn.told["forecast"]["frames"]] == [5, 10, 15]
     assert drawn.told["forecast"]["frames"][2]["time"] == "2020-06-01T00:30:00Z"
-    assert drawn.told["scales"]["rain"]["levels"] == list(maps.RAIN_LEVELS)
-    assert drawn.told["scales"]["rain"]["colours"] == list(maps.RAIN_COLOURS)
+    assert drawn.told["scales"]["rain"]["levels"] == list(RAIN.levels)
+    assert drawn.told["scales"]["rain"]["colours"] == list(RAIN.colours)
     for layer in drawn.told["layers"]:
         assert (drawn.folder / layer["file"]).is_file()
     assert [layer["label"] for layer in drawn.told["layers"]] == ["Mean", "Chance ≥ 1 mm/h", "1", "2"]
