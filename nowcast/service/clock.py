@@ -7,8 +7,24 @@ from typing import Protocol
 
 import numpy as np
 
+from data_prep.schema import iso
+
 JUMP_SECONDS = 30.0
 """By which the time may differ from what has elapsed before it counts as a jump."""
+
+
+def stamp(time: np.datetime64) -> str:
+    """A time as the service writes it, ``2010-08-26T05:00Z``."""
+    return f"{iso(time)}Z"
+
+
+def of_stamp(text: str) -> np.datetime64:
+    """The time that `stamp` wrote.
+
+    Raises:
+        ValueError: If it is none.
+    """
+    return np.datetime64(str(text).removesuffix("Z"), "ns")
 
 
 class Clock(Protocol):

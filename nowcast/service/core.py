@@ -14,7 +14,7 @@ from data_prep.live import LiveFrames
 from data_prep.schema import RefusedInput, iso, minutes
 from nowcast.options import read_recipe
 from nowcast.products.write import require
-from nowcast.service.clock import Clock, ClockFrom, JumpWatch, SystemClock
+from nowcast.service.clock import Clock, ClockFrom, JumpWatch, SystemClock, stamp
 from nowcast.service.cycle import Cycle, NotMade, Stopping
 from nowcast.service.health import Health
 from nowcast.service.journal import PUBLISHED, Journal, Outcome
@@ -218,7 +218,7 @@ class Service:
     def _make(self, due: Due) -> None:
         """Make a forecast that is due; what cannot be written is tried again later."""
         time = due.time
-        with about(reference_time=f"{iso(time)}Z"):
+        with about(reference_time=stamp(time)):
             try:
                 self.publisher.make_room(self.clock.now())
             except OSError as error:
@@ -252,7 +252,7 @@ class Service:
         for outcome in skipped:
             last = outcome.time if outcome.last is None else outcome.last
             until = f" to {iso(last)}" if last != outcome.time else ""
-            with about(reference_time=f"{iso(outcome.time)}Z"):
+            with about(reference_time=stamp(outcome.time)):
                 logger.warning("no forecast of %s%s: %s", iso(outcome.time), until, outcome.reason)
             self.health.decided(outcome, 1 + int((last - outcome.time) / self.live.step))
         self._journal.add(*skipped)

@@ -20,7 +20,7 @@ from nowcast.forecaster import Forecaster
 from nowcast.products.forecast_file import file_stem, forecast_to_file
 from nowcast.products.layers import write_layers
 from nowcast.products.write import write_products
-from nowcast.service.clock import Clock
+from nowcast.service.clock import Clock, stamp
 from nowcast.service.inputs import Context
 from nowcast.service.models import Guarded, ModelFailed, Models
 from nowcast.service.publishing import Manifest, Publisher
@@ -188,7 +188,7 @@ class Cycle:
         step = context.rain["time"].values[-1] - context.rain["time"].values[-2]
         attributes = context.rain.attrs
         return {
-            "reference_time": f"{iso(time)}Z",
+            "reference_time": stamp(time),
             "model": model.name,
             "asked_model": self._asked_model,
             "fallback": made.fallback or None,

@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from data_prep.schema import iso
-from nowcast.service.clock import Clock
+from nowcast.service.clock import Clock, of_stamp, stamp
 from nowcast.service.journal import Outcome
 from nowcast.service.publishing import Manifest
 from nowcast.service.settings import Policy
@@ -121,7 +120,7 @@ class Health:
             self._latest = manifest
             self._last = last or self._last
         if manifest is not None:
-            self._reference.set(_seconds(_reference_time(manifest)))
+            self._reference.set(_seconds(of_stamp(manifest["reference_time"])))
 
     def verified(self, told: dict[str, Any] | None) -> None:
         """What verification found."""
@@ -147,15 +146,15 @@ class Health:
         with self._lock:
             latest, last = self._latest, self._last
         now = self._clock.now()
-        age = None if latest is None else round(float((now - _reference_time(latest)) / MINUTE), 2)
+        age = None if latest is None else round(float((now - of_stamp(latest["reference_time"])) / MINUTE), 2)
         limit = self._policy.stale_minutes
         return {
-            "now": f"{iso(now)}Z",
+            "now": stamp(now),
             "age_minutes": age,
             "stale": age is None or not -limit <= age <= limit,
             "stale_after_minutes": limit,
             "last_cycle": None if last is None else {
-                "reference_time": f"{iso(last.time)}Z", "outcome": last.outcome, "reason": last.reason or None
+                "reference_time": stamp(last.time), "outcome": last.outcome, "reason": last.reason or None
             },
             "verification": self.verification,
             "forecast": latest,
@@ -167,10 +166,6 @@ class Health:
         if np.isnat(newest):
             return float("inf")  # no comparison with NaN would raise an alarm
         return float((self._clock.now() - newest) / np.timedelta64(1, "s"))
-
-
-def _reference_time(manifest: Manifest) -> np.datetime64:
-    return np.datetime64(manifest["reference_time"].removesuffix("Z"), "ns")
 
 
 def _seconds(time: np.datetime64) -> float:

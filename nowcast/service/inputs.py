@@ -12,6 +12,7 @@ from data_prep.live import LiveFrames, Window
 from data_prep.schema import iso
 from nowcast.forecaster import INPUT_STATUS
 from nowcast.motion import between
+from nowcast.service.clock import stamp
 from nowcast.service.settings import Policy
 
 CONTEXT_FRAMES = 4
@@ -42,7 +43,7 @@ class Context(NamedTuple):
         """What a manifest says of the frames."""
         return [
             {
-                "time": f"{iso(time)}Z",
+                "time": stamp(time),
                 "status": INPUT_STATUS[status],
                 "file": file or None,
                 "reason": reason or None,

@@ -12,8 +12,8 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from data_prep.schema import iso
 from nowcast.files import written_whole
+from nowcast.service.clock import of_stamp, stamp
 
 logger = logging.getLogger(__name__)
 
@@ -45,13 +45,13 @@ class Outcome(NamedTuple):
     def as_text(self) -> str:
         """One line of JSON."""
         told = {
-            "reference_time": f"{iso(self.time)}Z",
+            "reference_time": stamp(self.time),
             "outcome": self.outcome,
             "reason": self.reason or None,
             "model": self.model or None,
         }
         if self.last is not None:
-            told["last"] = f"{iso(self.last)}Z"
+            told["last"] = stamp(self.last)
         return json.dumps(told)
 
     @classmethod
@@ -63,11 +63,11 @@ class Outcome(NamedTuple):
         """
         try:
             told = json.loads(line)
-            last = _time(told["last"]) if "last" in told else None
-            if np.isnat(_time(told["reference_time"])) or (last is not None and np.isnat(last)):
+            last = of_stamp(told["last"]) if "last" in told else None
+            if np.isnat(of_stamp(told["reference_time"])) or (last is not None and np.isnat(last)):
                 raise ValueError("no time")
             outcome, reason, model = (str(told[name] or "") for name in ("outcome", "reason", "model"))
-            return cls(_time(told["reference_time"]), outcome, reason, model, last)
+            return cls(of_stamp(told["reference_time"]), outcome, reason, model, last)
         except (KeyError, TypeError) as error:
             raise ValueError(f"no outcome: {line[:80]!r}") from error
 
@@ -193,7 +193,3 @@ def _append(path: Path, data: bytes) -> None:
             raise
     finally:
         os.close(handle)
-
-
-def _time(text: str) -> np.datetime64:
-    return np.datetime64(str(text).removesuffix("Z"), "ns")

@@ -24,6 +24,7 @@ import numpy as np
 
 from data_prep.schema import RefusedInput
 from nowcast.files import written_whole
+from nowcast.service.clock import of_stamp
 from nowcast.service.settings import Retention, minutes
 
 logger = logging.getLogger(__name__)
@@ -242,7 +243,7 @@ def read_manifest(folder: Path) -> Manifest:
     """
     try:
         manifest = json.loads((folder / MANIFEST).read_text())
-        if time_of(folder.name) != np.datetime64(manifest["reference_time"].removesuffix("Z"), "ns"):
+        if time_of(folder.name) != of_stamp(manifest["reference_time"]):
             raise ValueError(f"it is of {manifest['reference_time']}")
         lacking = [name for name, kind in NEEDED.items() if not isinstance(manifest[name], kind)]
         odd = [file["name"] for file in manifest["files"] if not _is_inside(file)]

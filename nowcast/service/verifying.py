@@ -14,6 +14,7 @@ from data_prep.live import LiveFrames
 from data_prep.schema import RefusedInput, iso
 from nowcast.evaluation.live_verification import PERSISTENCE, LiveVerification
 from nowcast.files import written_whole
+from nowcast.service.clock import stamp
 from nowcast.service.publishing import Manifest, Publisher, time_of
 from nowcast.service.settings import ServeSettings, Verification, minutes
 from nowcast.verification import ScoreSettings
@@ -97,7 +98,7 @@ class Verifier:
         self._history.add(now, skill)
         if alarm and (self.skill is None or not self.skill["alarm"]):
             logger.warning("alarm: %s", alarm)
-        return {"skill": skill, "reference": PERSISTENCE, "since": f"{iso(since)}Z", "alarm": alarm or None}
+        return {"skill": skill, "reference": PERSISTENCE, "since": stamp(since), "alarm": alarm or None}
 
     def _scores(self, since: np.datetime64, until: np.datetime64) -> xr.Dataset | None:
         """Scores of a period in which there was rain enough; nothing if there was not."""
