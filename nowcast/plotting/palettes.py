@@ -1,8 +1,8 @@
 """Classes of values and their colours, by name.
 
-``nowcast`` is the default: rates that double from class to class, each darker than the one before and told apart
-by the colour-blind (tests/nowcast/plotting/test_palettes.py measures both). The others are those that pysteps
-1.21 draws intensities with (pysteps/visualization/precipfields.py, BSD-3-Clause), for eyes that know them:
+``nowcast`` is the default: rates that double from class to class, each darker than the one before and told
+apart by the colour-blind (tests/nowcast/plotting/test_palettes.py measures both). The others are those that
+pysteps 1.21 draws intensities with (pysteps/visualization/precipfields.py, BSD-3-Clause), for eyes that know them:
 levels and colours are its own, and so are their weaknesses, of rainbows that go from dark to light and back.
 """
 
@@ -92,7 +92,7 @@ PALETTES = {
         _RATE,
     ),
 }  # fmt: skip
-"""Palettes of rain rates. Their first class may begin at 0, as that of BOM-RF3; what is below is drawn white."""
+"""Palettes of rain rates. Their first class may begin at 0, as that of BOM-RF3; below it a map is white."""
 
 
 def palette_named(name: str) -> Palette:

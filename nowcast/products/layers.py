@@ -1,8 +1,8 @@
 """What the viewer shows of a forecast: pictures of its cells, and ``layers.json`` about them.
 
 Each layer is one palette PNG that holds all its lead times as tiles, row by row, drawn straight from the
-cells in the classes and colours of `nowcast.plotting.palettes`. The layers are the probability-matched mean, the
-probability of a threshold, each member, and the observed frames that the forecast was made from. Coasts,
+cells in the classes and colours of `nowcast.plotting.palettes`. The layers are the probability-matched mean,
+the probability of a threshold, each member, and the observed frames that the forecast was made from. Coasts,
 borders and graticule are a picture of their own, drawn once for a grid.
 
 The first layer is the probability-matched mean, and not the mean: a loop goes from observed frames into it,

@@ -10,6 +10,7 @@ from drawing import LOCAL, POLAR, colour, colours_in_the_middle, ensemble, pixel
 from matplotlib.figure import Figure
 
 from data_prep.schema import RefusedInput
+from nowcast import plotting
 from nowcast.plotting import PROBABILITY, RAIN, plot_map, projection_of, save_figure
 from nowcast.plotting.palettes import NO_DATA
 
