@@ -7,7 +7,8 @@ Its coordinates are those of `data_prep.schema.map_coordinates`, a scalar ``time
 accumulation) from the header, not from the file name, and, where the provider gives one, ``quality_index (y,
 x)``: float32, 0 worst to 1 best, NaN unknown.
 
-Another package adds a format by an entry point of the group ``nowcast.readers`` that names a `Reader`.
+Another package adds a format by an entry point of the group ``nowcast.readers`` that names a `Reader`. One of
+no package is called by its place: ``my_radar:READER`` is the `Reader` of that name in a module.
 """
 
 from __future__ import annotations
@@ -106,6 +107,9 @@ def find_reader(path: str | Path) -> Reader:
 def get_reader(name: str) -> Reader:
     """The reader of a name; ``pysteps:`` and an importer make one of `data_prep.readers.pysteps_bridge`.
 
+    Args:
+        name: Of a built-in or installed reader, or ``module:NAME`` for any other.
+
     Raises:
         RefusedInput: If there is none of that name.
     """
@@ -114,8 +118,12 @@ def get_reader(name: str) -> Reader:
         from data_prep.readers.pysteps_bridge import pysteps_reader
 
         return pysteps_reader(name)
+    if ":" in name:
+        return _reader_at(name)
     if name not in _readers():
-        raise RefusedInput(f"a reader is one of {', '.join(_readers())}", came=name, do="choose one of them")
+        raise RefusedInput(
+            f"a reader is one of {', '.join(_readers())}, or module:NAME", came=name, do="choose one of them"
+        )
     return _readers()[name]
 
 
@@ -226,6 +234,23 @@ def locate(
         return coordinates_of(grid)
     except (ValueError, ProjError) as error:
         raise incomplete(path, error) from error
+
+
+def _reader_at(place: str) -> Reader:
+    """The reader in a module."""
+    try:
+        found = EntryPoint(place, place, GROUP).load()
+    except (ImportError, AttributeError, ValueError) as error:
+        raise RefusedInput(
+            "a reader module:NAME can be imported",
+            came=f"{place} ({error})",
+            do="correct it, or set PYTHONPATH",
+        ) from error
+    if not isinstance(found, Reader):
+        raise RefusedInput(
+            "module:NAME is a data_prep.readers.Reader", came=f"{place}, {found!r}", do="make one"
+        )
+    return found
 
 
 @lru_cache(maxsize=1)

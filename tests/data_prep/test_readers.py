@@ -366,6 +366,24 @@ def test_a_plug_in_adds_a_reader_and_a_broken_one_is_left_out(
     assert "broken (no_such_package:READER) cannot be loaded" in caplog.text
 
 
+def test_a_reader_of_no_package_is_found_by_its_place_in_a_module() -> None:
+    assert get_reader("data_prep.readers.fmi_pgm:READER") is fmi_pgm.READER
+
+
+@pytest.mark.parametrize(
+    ("place", "finding"),
+    [
+        ("no_such_module:READER", "No module named 'no_such_module'"),
+        ("data_prep.readers.fmi_pgm:NOTHING", "has no attribute 'NOTHING'"),
+        ("data_prep.readers:GROUP", "'nowcast.readers'"),
+        ("no module:", "can be imported"),
+    ],
+)
+def test_a_place_without_a_reader_is_refused(place: str, finding: str) -> None:
+    with pytest.raises(RefusedInput, match=finding):
+        get_reader(place)
+
+
 @pytest.mark.radar
 def test_the_dutch_flood_frame_has_its_known_time_mask_and_maximum(radar_data: Path) -> None:
     frame = read(radar_data / KNMI_FRAME)
