@@ -8,7 +8,8 @@ from __future__ import annotations
 import base64
 import io
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from html import escape
 from pathlib import Path
 
@@ -28,11 +29,11 @@ from nowcast.evaluation.report_words import (
     score_rows,
 )
 from nowcast.files import written_whole
-from nowcast.plotting.scores import OBSERVED_COLOUR, Look, looks_of, member_counts
+from nowcast.plotting.charts import OBSERVED, PANEL_SIZE, Look, Undefined, looks_of, member_counts
 from nowcast.verification.score_text import interval_note
 
-DPI = 150
-"""Of figures, which are shown at 96 so that they are sharp on a phone and on paper."""
+DPI = 180
+"""Of figures, which are shown at about 96 so that they are sharp on a phone and on paper."""
 COLOURS = 128
 """Of the palette of a figure."""
 SHOWN_FAILURES = 20
@@ -57,13 +58,15 @@ td { overflow-wrap: anywhere } .facts th { font-weight: 500; color: #444; white-
 .numbers tbody th { font-weight: 400 }
 .legend { display: flex; flex-wrap: wrap; gap: .1rem 1.2rem; font-size: .88rem; margin: .4rem 0 }
 .legend span { overflow-wrap: anywhere } .legend svg { vertical-align: -2px; margin-right: .35em }
-.panels { display: flex; flex-wrap: wrap; gap: .4rem 1rem } .panels figure { margin: 0 }
-.panels img { display: block; max-width: 100%; height: auto } figure { margin: .6rem 0 }
+.panels { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 23rem), 1fr));
+  gap: .4rem 1rem } .panels figure { margin: 0; max-width: 34rem } .panels .wide { max-width: 52rem;
+  grid-column: 1 / -1 } .panels img { display: block; width: 100%; height: auto }
+figure { margin: .6rem 0 }
 .map img { max-width: none; height: auto } figcaption { font-size: .92rem; margin-bottom: .2rem }
 code { font-size: .86rem; overflow-wrap: anywhere }
 @media print { html { font-size: 11px } body { max-width: none; font-size: 1rem } nav { display: none }
   h2, .note, .legend { break-after: avoid } figure, tr { break-inside: avoid }
-  .panels { gap: 0 } .panels figure { width: 33% } .panels figure:only-child { width: 66% }
+  .panels { gap: 0; grid-template-columns: repeat(3, 1fr) }
   .map img { max-width: 100% } }
 """
 _SHAPES = {
@@ -110,7 +113,7 @@ def write_report(
     looks = looks_of(scores)
     figures = [
         (section.key, section.title, _section(section, _legend(scores, looks, section)))
-        for section in sections(scores, intervals, by_case, looks)
+        for section in sections(scores, intervals, by_case)
     ]
     parts = [
         ("facts", "What was compared, and on what", _facts(scores, about or {}, failures)),
@@ -187,23 +190,22 @@ def _rows(rows: Iterable[Sequence[str]]) -> str:
     )
 
 
-def _panels(section: Section) -> list[str]:
-    figures = ((place, draw()) for place, draw in enumerate(section.panels, start=1))
-    return [
-        _figure(figure, f"{section.title}, panel {place}: {_title_of(figure)}")
-        for place, figure in figures
-        if figure is not None
-    ]
+def _panels(section: Section) -> Iterator[str]:
+    """Its panels as text, but those of which nothing is defined."""
+    for place, draw in enumerate(section.panels, start=1):
+        with suppress(Undefined):
+            figure = draw()
+            yield _figure(figure, f"{section.title}, panel {place}: {_title_of(figure)}")
 
 
 def _section(section: Section, legend: str) -> str:
     """Its text; empty if nothing is defined of what it would show."""
-    panels = _panels(section)
+    panels = "".join(_panels(section))
     if not panels:
         return ""
     return (
         f'<p class="note">{escape(section.note)}</p><div class="legend">{legend}</div>'
-        f'<div class="panels">{"".join(panels)}</div>'
+        f'<div class="panels">{panels}</div>'
     )
 
 
@@ -221,16 +223,17 @@ def _figure(figure: Figure, alt: str, caption: str = "") -> str:
     picture.quantize(COLOURS, dither=Image.Dither.NONE).save(buffer, format="PNG")
     data = base64.b64encode(buffer.getvalue()).decode("ascii")
     width, height = (round(96 * inches) for inches in figure.get_size_inches())
+    wide = ' class="wide"' if figure.get_figwidth() > 1.5 * PANEL_SIZE[0] else ""
     above = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
     return (
-        f'<figure>{above}<img src="data:image/png;base64,{data}" width="{width}" height="{height}" '
+        f'<figure{wide}>{above}<img src="data:image/png;base64,{data}" width="{width}" height="{height}" '
         f'alt="{escape(alt)}"></figure>'
     )
 
 
 def _legend(scores: xr.Dataset, looks: Mapping[str, Look], section: Section) -> str:
     """Every model that the panels of a section show."""
-    counts = dict(zip(looks, member_counts(scores), strict=True))
+    counts = member_counts(scores)
     entries = []
     for model, look in looks.items():
         if section.ensembles_only and counts[model] == 1:
@@ -239,7 +242,7 @@ def _legend(scores: xr.Dataset, looks: Mapping[str, Look], section: Section) -> 
         reference = ", reference" if model == scores.attrs.get("reference") else ""
         entries.append(_swatch(look, f"{model} ({kind}{reference})"))
     if section.observed:
-        entries.append(_swatch(Look(OBSERVED_COLOUR, marker=""), "observed"))
+        entries.append(_swatch(OBSERVED, "observed"))
     return "".join(entries)
 
 

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import xarray as xr
 from matplotlib.figure import Figure
 
-from nowcast.plotting.diagrams import economic_value, intensities, ranks, reliability, roc, spectrum
-from nowcast.plotting.scores import Look, by_window, case_series, curves, ensembles, spread_and_error
+from nowcast.plotting.charts import ensembles, looks_of
+from nowcast.plotting.diagrams import (
+    plot_economic_value,
+    plot_intensities,
+    plot_rank_histogram,
+    plot_reliability,
+    plot_roc,
+    plot_spectrum,
+)
+from nowcast.plotting.scores import plot_case_series, plot_fss_by_window, plot_scores, plot_spread
 from nowcast.verification.score_text import lead_minutes, nearest, over_leads
 
 THRESHOLDS = (1.0, 4.0)
@@ -18,7 +26,8 @@ WINDOW = 16.0
 """Side of the windows of a fractions skill score, km; the nearest there is."""
 DIAGRAM_LEAD = 30.0
 """Minutes at which diagrams of one lead time are drawn; the nearest there is."""
-Panel = Callable[[], Figure | None]
+Panel = Callable[[], Figure]
+"""Draws a figure, or raises `nowcast.plotting.charts.Undefined`."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +38,7 @@ class Section:
         key: Of links to it.
         title: Its heading.
         note: How to read it, one sentence or two.
-        panels: Each draws a figure, or gives None where nothing is defined.
+        panels: Those that are defined are shown.
         observed: Whether the panels have a line of what was observed.
         ensembles_only: Whether deterministic models are in none of the panels.
     """
@@ -43,7 +52,7 @@ class Section:
 
 
 def sections(
-    scores: xr.Dataset, intervals: xr.Dataset | None, by_case: xr.Dataset | None, looks: Mapping[str, Look]
+    scores: xr.Dataset, intervals: xr.Dataset | None, by_case: xr.Dataset | None
 ) -> Iterator[Section]:
     """All sections with figures of scores.
 
@@ -52,25 +61,24 @@ def sections(
         intervals: ``<score>_low`` and ``<score>_high``, with or without those of skill.
         by_case: ``crps`` and ``cells`` by (case, model) or (case, model, lead_time), with
             ``reference_time(case)``.
-        looks: As `nowcast.plotting.scores.looks_of` makes them.
     """
 
     def curve(name: str, **where: float) -> Panel:
-        return lambda: curves(scores, name, looks, intervals, **where)
+        return lambda: plot_scores(scores, intervals, variables=(name,), legend=False, **where)
 
-    def diagram(draw: Callable[..., Figure | None], **where: float) -> Panel:
-        return lambda: draw(scores, looks, **where)
+    def diagram(draw: Callable[..., Figure], **where: float) -> Panel:
+        return lambda: draw(scores, legend=False, **where)
 
-    yield from _of_curves(scores, curve, looks)
+    yield from _of_curves(scores, curve, diagram)
     yield from _of_diagrams(scores, curve, diagram)
     if by_case is not None and by_case.sizes.get("case", 0) > 1 and "crps" in by_case:
         crps = over_leads(by_case, "crps") if "lead_time" in by_case["crps"].dims else by_case["crps"]
         yield Section("series", "Case by case", "Where the models differ, and in which weather.",
-                      (lambda: case_series(crps, looks),))  # fmt: skip
+                      (lambda: plot_case_series(crps, looks_of(scores), legend=False),))  # fmt: skip
 
 
 def _of_curves(
-    scores: xr.Dataset, curve: Callable[..., Panel], looks: Mapping[str, Look]
+    scores: xr.Dataset, curve: Callable[..., Panel], diagram: Callable[..., Panel]
 ) -> Iterator[Section]:
     events = _thresholds(scores)
     scale = [float(scores["scale"].max())] if "scale" in scores.coords else []
@@ -108,12 +116,9 @@ def _of_curves(
         "fss", "Fractions skill score",
         "Whether the right share of a window has rain; of the mean, and of the probability.",
         (*(curve(name, threshold=event, window=WINDOW) for event in events for name in names),
-         *(_windows(scores, looks, name, event) for event in events[:1] for name in names)),
+         *(diagram(plot_fss_by_window, variable=name, threshold=event, lead_time=DIAGRAM_LEAD)
+           for event in events[:1] for name in names)),
     )  # fmt: skip
-
-
-def _windows(scores: xr.Dataset, looks: Mapping[str, Look], name: str, event: float) -> Panel:
-    return lambda: by_window(scores, name, looks, threshold=event, lead_time=DIAGRAM_LEAD)
 
 
 def _of_diagrams(
@@ -128,43 +133,43 @@ def _of_diagrams(
             "reliability", "Reliability",
             "On the diagonal, rain falls as often as was said. Below it, too much is promised. The inset "
             "says how often each probability is forecast. Ensembles only.",
-            tuple(diagram(reliability, **where) for where in one), ensembles_only=True,
+            tuple(diagram(plot_reliability, **where) for where in one), ensembles_only=True,
         )  # fmt: skip
         yield Section(
             "ranks", "Rank histograms",
             "Flat at 1 is right; high at both ends, the ensemble is too narrow; high at the right, too dry. "
             "Ranks among equal values, as in dry cells, are drawn by lot, which flattens it. Ensembles only.",
-            tuple(diagram(ranks, lead_time=lead) for lead in later), ensembles_only=True,
+            tuple(diagram(plot_rank_histogram, lead_time=lead) for lead in later), ensembles_only=True,
         )  # fmt: skip
         yield Section(
             "spread", "Spread and error",
             "The spread of a good ensemble is as large as the error of its mean; their ratio allows for the "
             "number of members by sqrt((M + 1) / M). Ensembles only.",
-            (diagram(spread_and_error), curve("spread_skill")), ensembles_only=True,
+            (diagram(plot_spread), curve("spread_skill")), ensembles_only=True,
         )  # fmt: skip
     yield Section(
         "roc", "Hits against false alarms (ROC)",
         "Towards the upper left is better; on the diagonal, a lottery.",
-        tuple(diagram(roc, **where) for where in one),
+        tuple(diagram(plot_roc, **where) for where in one),
     )  # fmt: skip
     yield Section(
         "value", "Relative economic value",
         "What a user saves who acts on the forecast, as a part of what a perfect one would save, for users "
         "who differ in what acting costs them. Below 0, the observed frequency alone serves them better.",
-        tuple(diagram(economic_value, **where) for where in one),
+        tuple(diagram(plot_economic_value, **where) for where in one),
     )  # fmt: skip
     yield Section(
         "spectra", "Spectra",
         "Below the observed line, the forecast is too smooth at that scale; the distance is the root mean "
         "square difference over all scales.",
-        (*(diagram(spectrum, lead_time=lead) for lead in nearest(leads, (leads[0], *later))),
+        (*(diagram(plot_spectrum, lead_time=lead) for lead in nearest(leads, (leads[0], *later))),
          curve("log_spectral_distance")),
         observed=True,
     )  # fmt: skip
     yield Section(
         "intensities", "Intensities",
         "How often each class of rain occurs, wherever it falls; of ensembles, in the members.",
-        tuple(diagram(intensities, lead_time=lead) for lead in later), observed=True,
+        tuple(diagram(plot_intensities, lead_time=lead) for lead in later), observed=True,
     )  # fmt: skip
 
 

@@ -8,8 +8,9 @@ import numpy as np
 import xarray as xr
 
 from nowcast.evaluation.report_sections import DIAGRAM_LEAD, THRESHOLDS, WINDOW
+from nowcast.plotting.charts import member_counts
 from nowcast.plotting.maps import utc
-from nowcast.plotting.scores import SHORT, member_counts, short_title
+from nowcast.plotting.scores import SHORT, short_title
 from nowcast.verification.score_table import SCORES, SYMBOLS, Score
 from nowcast.verification.score_text import (
     at,
@@ -143,7 +144,7 @@ def facts(scores: xr.Dataset, about: Mapping[str, object]) -> list[tuple[str, st
     """Rows of what was compared, and on what."""
     models = [
         f"{model} ({count} members)" if count > 1 else f"{model} (deterministic)"
-        for model, count in zip(scores["model"].values, member_counts(scores), strict=True)
+        for model, count in member_counts(scores).items()
     ]
     leads = lead_minutes(scores)
     every = f"{leads[0]:g} min" if leads.size == 1 else f"{leads.size} from {leads[0]:g} to {leads[-1]:g} min"

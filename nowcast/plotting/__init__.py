@@ -3,6 +3,13 @@
 Nothing here holds a figure open: what is returned belongs to the caller, and pyplot does not know it.
 """
 
+from nowcast.plotting.diagrams import (
+    plot_economic_value,
+    plot_rank_histogram,
+    plot_reliability,
+    plot_roc,
+    plot_spectrum,
+)
 from nowcast.plotting.figures import save_figure
 from nowcast.plotting.loops import animate
 from nowcast.plotting.maps import plot_map, projection_of
@@ -10,5 +17,6 @@ from nowcast.plotting.palettes import PALETTES, PROBABILITY, RAIN, Palette, pale
 from nowcast.plotting.panels import plot_panel
 from nowcast.plotting.scores import plot_scores
 
-__all__ = ["PALETTES", "PROBABILITY", "RAIN", "Palette", "animate", "palette_named", "plot_map", "plot_panel",
-           "plot_scores", "projection_of", "save_figure"]  # fmt: skip
+__all__ = ["PALETTES", "PROBABILITY", "RAIN", "Palette", "animate", "palette_named", "plot_economic_value",
+           "plot_map", "plot_panel", "plot_rank_histogram", "plot_reliability", "plot_roc", "plot_scores",
+           "plot_spectrum", "projection_of", "save_figure"]  # fmt: skip

@@ -1,11 +1,8 @@
-"""Diagrams of ensembles and of rain fields at one lead time: is a probability right, is the rain like rain?
-
-As in `nowcast.plotting.scores`, a figure is one panel, and a panel of which nothing is defined is None.
-"""
+"""Diagrams of ensembles and of rain fields at one lead time: are probabilities right, is rain like rain?"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,18 +11,22 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from nowcast.plotting.scores import (
+from nowcast.plotting.charts import (
     OBSERVED_COLOUR,
     Look,
-    ensembles,
-    lead_of,
+    Undefined,
+    legend_of,
     log_axis,
+    looks_of,
     member_counts,
-    new_panel,
+    new_panels,
+    picked,
     style_axes,
 )
-from nowcast.verification.score_text import at
+from nowcast.plotting.scores import lead_of
 
+Lead = float | np.timedelta64
+"""A timedelta, or minutes. Of a score the lead time that is nearest to it is shown."""
 WAVELENGTHS = (2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0)
 """Labels of a spectrum, km."""
 LOWEST_VALUE = -0.25
@@ -34,27 +35,28 @@ COST_LOSS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 _DIAGONAL: dict[str, Any] = {"color": "0.6", "linewidth": 0.9, "zorder": 1}
 
 
-def reliability(scores: xr.Dataset, looks: Mapping[str, Look], **where: float) -> Figure | None:
+def plot_reliability(
+    scores: xr.Dataset, *, threshold: float = 1.0, lead_time: Lead = 30.0, legend: bool = True
+) -> Figure:
     """Observed frequency by forecast probability of the ensembles, and how often each is forecast.
 
     Args:
         scores: ``observed_frequency`` and ``forecast_share`` (model, lead_time, threshold, forecast_count).
-        looks: As `nowcast.plotting.scores.looks_of` makes them.
-        **where: ``threshold`` in mm/h and ``lead_time`` in minutes, the nearest there are.
+        threshold: mm/h, the nearest there is.
+        lead_time: A timedelta, or minutes; the nearest there is.
+        legend: Whether the models are named above.
+
+    Raises:
+        Undefined: If no ensemble forecasts the event.
     """
-    models = ensembles(scores)
-    if "observed_frequency" not in scores or not models:
-        return None
-    observed = at(scores["observed_frequency"], **where)
-    shares = at(scores["forecast_share"], **where)
-    if not bool(np.isfinite(observed.sel(model=models)).any()):
-        return None
-    figure, ax = new_panel()
+    values = picked(scores, "observed_frequency", "forecast_share", ensembles_only=True,
+                    threshold=threshold, lead_time=lead_time)  # fmt: skip
+    observed, shares = values["observed_frequency"], values["forecast_share"]
+    looks = _looks(scores, values)
+    figure, (ax,) = new_panels(legend=legend_of(looks) if legend else None)
     inset = ax.inset_axes((0.13, 0.66, 0.33, 0.24))
     ax.plot((0, 1), (0, 1), **_DIAGONAL)
-    members = dict(zip(looks, member_counts(scores), strict=True))
-    for model in models:
-        count = members[model]
+    for model, count in member_counts(values).items():
         probability = np.arange(count + 1) / count
         line = looks[model].line()
         ax.plot(probability, observed.sel(model=model).values[: count + 1], **line)
@@ -67,14 +69,24 @@ def reliability(scores: xr.Dataset, looks: Mapping[str, Look], **where: float) -
     return figure
 
 
+def _looks(scores: xr.Dataset, shown: xr.Dataset) -> dict[str, Look]:
+    """The looks that models have in all figures, of those that are shown."""
+    return {model: look for model, look in looks_of(scores).items() if model in shown["model"]}
+
+
+def _refuse_no_rain(observed: np.ndarray) -> None:
+    if not np.nansum(observed) > 0:
+        raise Undefined("rain was observed", came="none", do="verify cases with rain")
+
+
 def _draw_share_frame(inset: Axes) -> None:
-    inset.set_title("share of cells", fontsize=7.5, loc="left", pad=2)
+    inset.set_title("share of cells", fontsize=8, loc="left", pad=2)
     inset.set_xlim(0, 1)
     smallest = inset.dataLim.y0 if np.isfinite(inset.dataLim.y0) else 0.1
     inset.set_ylim(10 ** min(np.floor(np.log10(smallest)), -1), 1)
     inset.set_xticks((0, 0.5, 1))
     _percent_axis(inset, numticks=4)
-    inset.tick_params(labelsize=6.5, length=2, pad=1)
+    inset.tick_params(labelsize=7.5, length=2, pad=1)
     inset.patch.set_alpha(0.85)
 
 
@@ -87,19 +99,24 @@ def _percent_axis(ax: Axes, *, numticks: int = 6) -> None:
     ax.yaxis.minorticks_off()
 
 
-def ranks(scores: xr.Dataset, looks: Mapping[str, Look], **where: float) -> Figure | None:
-    """Rank histograms of the ensembles, as multiples of what each rank has in a perfect ensemble."""
-    models = ensembles(scores)
-    if "rank_frequency" not in scores or not models:
-        return None
-    frequency = at(scores["rank_frequency"], **where)
-    if not bool(np.isfinite(frequency.sel(model=models)).any()):
-        return None
-    figure, ax = new_panel()
+def plot_rank_histogram(scores: xr.Dataset, *, lead_time: Lead = 30.0, legend: bool = True) -> Figure:
+    """Rank histograms of the ensembles, as multiples of what each rank has in a perfect ensemble.
+
+    Args:
+        scores: ``rank_frequency`` (model, lead_time, rank).
+        lead_time: A timedelta, or minutes; the nearest there is.
+        legend: Whether the models are named above.
+
+    Raises:
+        Undefined: If no ensemble has ranks.
+    """
+    values = picked(scores, "rank_frequency", ensembles_only=True, lead_time=lead_time)
+    frequency = values["rank_frequency"]
+    looks = _looks(scores, values)
+    lines = {name: {**line, "marker": ""} for name, line in legend_of(looks).items()}
+    figure, (ax,) = new_panels(legend=lines if legend else None)
     ax.axhline(1, **_DIAGONAL)
-    members = dict(zip(looks, member_counts(scores), strict=True))
-    for model in models:
-        count = members[model]
+    for model, count in member_counts(values).items():
         multiple = frequency.sel(model=model).values[: count + 1] * (count + 1)
         edges = np.arange(count + 2) / (count + 1)
         ax.stairs(multiple, edges, baseline=None, color=looks[model].colour, linewidth=1.6,
@@ -110,16 +127,29 @@ def ranks(scores: xr.Dataset, looks: Mapping[str, Look], **where: float) -> Figu
     return figure
 
 
-def roc(scores: xr.Dataset, looks: Mapping[str, Look], **where: float) -> Figure | None:
-    """Hit rate by false alarm rate at all probabilities, with the areas below."""
-    if not {"hit_rate", "false_alarm_rate"} <= set(scores):
-        return None
-    hits, alarms = at(scores["hit_rate"], **where), at(scores["false_alarm_rate"], **where)
-    if not bool((np.isfinite(hits) & np.isfinite(alarms)).any()):
-        return None
-    figure, ax = new_panel()
+def plot_roc(
+    scores: xr.Dataset, *, threshold: float = 1.0, lead_time: Lead = 30.0, legend: bool = True
+) -> Figure:
+    """Hit rate by false alarm rate at all probabilities, with the areas below.
+
+    Args:
+        scores: ``hit_rate`` and ``false_alarm_rate`` (model, lead_time, threshold, probability), and
+            ``roc_area`` if it is known.
+        threshold: mm/h, the nearest there is.
+        lead_time: A timedelta, or minutes; the nearest there is.
+        legend: Whether the models are named above.
+
+    Raises:
+        Undefined: If there was no event, or nothing else.
+    """
+    values = picked(scores, "hit_rate", "false_alarm_rate", threshold=threshold, lead_time=lead_time)
+    hits, alarms = values["hit_rate"], values["false_alarm_rate"]
+    looks = looks_of(scores)
+    figure, (ax,) = new_panels(legend=legend_of(looks) if legend else None)
     ax.plot((0, 1), (0, 1), **_DIAGONAL)
-    areas = at(scores["roc_area"], **where) if "roc_area" in scores else None
+    areas = None
+    if "roc_area" in scores:
+        areas = picked(scores, "roc_area", threshold=threshold, lead_time=lead_time)["roc_area"]
     for place, (model, look) in enumerate(looks.items()):
         points = np.array([alarms.sel(model=model).values, hits.sel(model=model).values])
         points = points[:, np.isfinite(points).all(axis=0)]
@@ -137,14 +167,23 @@ def roc(scores: xr.Dataset, looks: Mapping[str, Look], **where: float) -> Figure
     return figure
 
 
-def economic_value(scores: xr.Dataset, looks: Mapping[str, Look], **where: float) -> Figure | None:
-    """Relative economic value by the ratio of cost and loss, each model at its best probability."""
-    if "economic_value" not in scores:
-        return None
-    values = at(scores["economic_value"], **where)
-    if not bool(np.isfinite(values).any()):
-        return None
-    figure, ax = new_panel()
+def plot_economic_value(
+    scores: xr.Dataset, *, threshold: float = 1.0, lead_time: Lead = 30.0, legend: bool = True
+) -> Figure:
+    """Relative economic value by the ratio of cost and loss, each model at its best probability.
+
+    Args:
+        scores: ``economic_value`` (model, lead_time, threshold, cost_loss).
+        threshold: mm/h, the nearest there is.
+        lead_time: A timedelta, or minutes; the nearest there is.
+        legend: Whether the models are named above.
+
+    Raises:
+        Undefined: If there was no event, or nothing else.
+    """
+    values = picked(scores, "economic_value", threshold=threshold, lead_time=lead_time)["economic_value"]
+    looks = looks_of(scores)
+    figure, (ax,) = new_panels(legend=legend_of(looks) if legend else None)
     ratios = values["cost_loss"].values
     for model, look in looks.items():
         ax.plot(ratios, values.sel(model=model).values, **look.line(ratios.size))
@@ -156,16 +195,24 @@ def economic_value(scores: xr.Dataset, looks: Mapping[str, Look], **where: float
     return figure
 
 
-def spectrum(scores: xr.Dataset, looks: Mapping[str, Look], **where: float) -> Figure | None:
-    """Variance of the members and of the observed rain by wavelength, relative to the observed total."""
-    if not {"power", "observed_power"} <= set(scores):
-        return None
-    power, observed = at(scores["power"], **where), at(scores["observed_power"], **where)
-    seen = observed.isel(model=0).values
-    if not np.nansum(seen) > 0:
-        return None
-    figure, ax = new_panel()
-    lengths = scores["wavelength"].values
+def plot_spectrum(scores: xr.Dataset, *, lead_time: Lead = 30.0, legend: bool = True) -> Figure:
+    """Variance of the members and of the observed rain by wavelength, summed over all cases.
+
+    Args:
+        scores: ``power`` and ``observed_power`` (model, lead_time, ring) with the coordinate
+            ``wavelength (ring)`` in km.
+        lead_time: A timedelta, or minutes; the nearest there is.
+        legend: Whether the models are named above.
+
+    Raises:
+        Undefined: If no rain was observed.
+    """
+    values = picked(scores, "power", "observed_power", lead_time=lead_time)
+    power, seen = values["power"], values["observed_power"].isel(model=0).values
+    _refuse_no_rain(seen)
+    looks = looks_of(scores)
+    figure, (ax,) = new_panels(legend=legend_of(looks, observed=True) if legend else None)
+    lengths = values["wavelength"].values
     for model, look in looks.items():
         line = power.sel(model=model).values
         ax.loglog(lengths, np.where(line > 0, line, np.nan), **look.line() | {"marker": ""})
@@ -182,15 +229,22 @@ def _within(labels: Sequence[float], values: np.ndarray) -> list[float]:
     return [label for label in labels if values.min() <= label <= values.max()] or values.tolist()
 
 
-def intensities(scores: xr.Dataset, looks: Mapping[str, Look], **where: float) -> Figure | None:
-    """How often each class of rain is forecast, against how often it was observed."""
-    if not {"intensity_share", "observed_intensity_share"} <= set(scores):
-        return None
-    shares = at(scores["intensity_share"], **where)
-    observed = at(scores["observed_intensity_share"], **where).isel(model=0).values
-    if not np.nansum(observed) > 0:
-        return None
-    figure, ax = new_panel()
+def plot_intensities(scores: xr.Dataset, *, lead_time: Lead = 30.0, legend: bool = True) -> Figure:
+    """How often each class of rain is forecast, against how often it was observed.
+
+    Args:
+        scores: ``intensity_share`` and ``observed_intensity_share`` (model, lead_time, intensity_bin).
+        lead_time: A timedelta, or minutes; the nearest there is.
+        legend: Whether the models are named above.
+
+    Raises:
+        Undefined: If nothing was observed.
+    """
+    chosen = picked(scores, "intensity_share", "observed_intensity_share", lead_time=lead_time)
+    shares, observed = chosen["intensity_share"], chosen["observed_intensity_share"].isel(model=0).values
+    _refuse_no_rain(observed)
+    looks = looks_of(scores)
+    figure, (ax,) = new_panels(legend=legend_of(looks, observed=True) if legend else None)
     places = np.arange(shares.sizes["intensity_bin"])
     for model, look in looks.items():
         values = shares.sel(model=model).values

@@ -1,13 +1,8 @@
-"""Curves of scores, one small panel a figure: side by side on a screen, below each other on a phone.
-
-A model has one colour, marker and line in all of them. What is undefined is a gap. A panel of which nothing
-is defined is not drawn: the functions then return None.
-"""
+"""Curves of scores by lead time, side by side on a screen and below each other on a phone."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,21 +10,25 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, MultipleLocator, NullFormatter
+from matplotlib.ticker import MultipleLocator
 
+from data_prep.schema import RefusedInput
+from nowcast.plotting.charts import (
+    PANEL_SIZE,
+    REFERENCE_COLOUR,
+    Look,
+    Undefined,
+    by_model_and_lead,
+    legend_of,
+    log_axis,
+    looks_of,
+    new_panels,
+    picked,
+    style_axes,
+)
 from nowcast.verification.score_table import SCORES
 from nowcast.verification.score_text import at, bounds, lead_minutes, shortened
 
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c510a")
-"""Of the models that are not the reference (Okabe and Ito's, told apart by the colour-blind)."""
-MARKERS = "os^Dv<P"
-REFERENCE_COLOUR = "#666666"
-OBSERVED_COLOUR = "#000000"
-PANEL_SIZE = (4.1, 2.9)
-"""Inches."""
-_MARGINS = {"left": 0.66, "right": 0.12, "bottom": 0.5, "top": 0.32}
-"""Inches around the axes of a panel; fixed, so that panels line up."""
 MANY_CASES = 60
 """With more, the points of a series are not joined."""
 LEAST_ROOM = np.timedelta64(10, "m")
@@ -58,112 +57,70 @@ SHORT = {
     "log_spectral_distance": "Log-spectral distance of the members",
 }
 """Titles of panels; others have the long name of the score."""
+_CURVE_DIMS = {"model", "lead_time", "threshold", "scale", "window"}
 _EVENT_DIMS = {"threshold": "≥ {:g} mm/h", "scale": "{:g} km", "window": "{:g} km"}
 _STEPS = (1, 2, 5, 10, 15, 30, 60, 120, 180, 360, 720)
-
-
-@dataclass(frozen=True)
-class Look:
-    """How one model is drawn in every figure.
-
-    Attributes:
-        colour: Of its lines.
-        dashes: Of its lines, as matplotlib writes them.
-        marker: Of its points.
-    """
-
-    colour: str
-    dashes: str = "-"
-    marker: str = "o"
-
-    def line(self, points: int = 0) -> dict[str, Any]:
-        """Arguments of ``Axes.plot`` for a line of some points; of many, few are marked."""
-        return {
-            "color": self.colour, "linestyle": self.dashes, "marker": self.marker, "markersize": 3.5,
-            "markevery": max(1, points // 6), "linewidth": 1.6,
-        }  # fmt: skip
-
-
-def looks_of(scores: xr.Dataset) -> dict[str, Look]:
-    """The looks of all models: the reference grey and dashed, the others in `COLOURS`.
-
-    Beyond as many models as there are colours they come again with dotted lines.
-    """
-    reference = scores.attrs.get("reference")
-    looks = {}
-    others = 0
-    for model in map(str, scores["model"].values):
-        if model == reference:
-            looks[model] = Look(REFERENCE_COLOUR, "--", "x")
-            continue
-        again, place = divmod(others, len(COLOURS))
-        looks[model] = Look(COLOURS[place], ("-", ":", "-.")[again % 3], MARKERS[place])
-        others += 1
-    return looks
 
 
 def plot_scores(
     scores: xr.Dataset,
     intervals: xr.Dataset | None = None,
     *,
-    variables: tuple[str, ...] = ("crps", "mae", "csi", "bias"),
+    variables: Sequence[str] = ("crps", "mae", "csi", "bias"),
     threshold: float = 1.0,
+    scale: float = 16.0,
+    window: float = 16.0,
+    legend: bool = True,
 ) -> Figure:
-    """Curves of some scores by lead time in one figure with a legend.
+    """Curves of some scores by lead time, with bands between the bounds of their intervals.
 
     Args:
-        scores: By (model, lead_time, ...).
-        intervals: ``<score>_low`` and ``<score>_high``.
-        variables: Names of the scores to draw.
+        scores: By (model, lead_time, ...), as `nowcast.verify` returns them or ``scores.nc`` holds them.
+        intervals: ``<score>_low`` and ``<score>_high``; by default those that ``scores`` has.
+        variables: Names of the scores to draw, a panel each; also of a skill, as ``crps_skill``.
         threshold: mm/h, of the scores that depend on one; the nearest there is.
+        scale: Side of the neighbourhoods of pooled scores, km; the nearest there is.
+        window: Side of the windows of the fractions skill score, km; the nearest there is.
+        legend: Whether the models are named above.
+
+    Raises:
+        RefusedInput: If a variable is no score by model and lead time.
+        Undefined: If one of them is not there, or none has a value.
     """
+    scores = by_model_and_lead(scores)
+    intervals = scores if intervals is None else intervals
+    where = {"threshold": threshold, "scale": scale, "window": window}
+    names = [variables] if isinstance(variables, str) else list(variables)
+    _refuse_no_curve(scores, names, where)
     looks = looks_of(scores)
-    columns = min(2, len(variables))
-    rows = -(-len(variables) // columns)
-    size = (PANEL_SIZE[0] * columns, PANEL_SIZE[1] * rows + 0.4)
-    figure = Figure(figsize=size, dpi=110, layout="constrained")
-    for ax, name in zip(figure.subplots(rows, columns, squeeze=False).flat, variables, strict=False):
-        draw_curves(ax, scores, name, looks, intervals=intervals, threshold=threshold)
-    for ax in figure.axes[len(variables) :]:
-        ax.remove()
-    handles = [Line2D([], [], label=shortened(name, 40), **look.line()) for name, look in looks.items()]
-    legend = figure.legend(handles=handles, loc="outside upper left", ncols=min(len(looks), 3),
-                           frameon=False, fontsize=9)  # fmt: skip
-    for text in legend.get_texts():
-        text.set_parse_math(False)
+    figure, axes = new_panels(len(names), legend=legend_of(looks) if legend else None)
+    for ax, name in zip(axes, names, strict=True):
+        draw_curves(ax, scores, name, looks, intervals=intervals, **where)
     return figure
 
 
-def curves(
-    scores: xr.Dataset,
-    name: str,
-    looks: Mapping[str, Look],
-    intervals: xr.Dataset | None = None,
-    **where: float,
-) -> Figure | None:
-    """A panel of one score by lead time, with bands between the bounds of its intervals.
-
-    Args:
-        scores: By (model, lead_time, ...).
-        name: Of the score, or of a skill.
-        looks: As `looks_of` makes them.
-        intervals: ``<name>_low`` and ``<name>_high``.
-        **where: ``threshold`` (mm/h), ``scale`` or ``window`` (km): the nearest there is.
-    """
-    if name not in scores or not bool(np.isfinite(at(scores[name], **where)).any()):
-        return None
-    figure, ax = new_panel()
-    draw_curves(ax, scores, name, looks, intervals=intervals, **where)
-    return figure
-
-
-def new_panel(columns: int = 1) -> tuple[Figure, Axes]:
-    """A figure of one axes, as wide as some panels."""
-    figure = Figure(figsize=(columns * PANEL_SIZE[0], PANEL_SIZE[1]), dpi=110)
-    width, height = figure.get_size_inches()
-    across, up = _MARGINS["left"] + _MARGINS["right"], _MARGINS["bottom"] + _MARGINS["top"]
-    place = (_MARGINS["left"] / width, _MARGINS["bottom"] / height, 1 - across / width, 1 - up / height)
-    return figure, figure.add_axes(place)
+def _refuse_no_curve(scores: xr.Dataset, names: Sequence[str], where: Mapping[str, float]) -> None:
+    curves = [name for name in map(str, scores) if name in SCORES and set(scores[name].dims) <= _CURVE_DIMS]
+    lacking = [name for name in names if name not in scores]
+    if lacking or not names:
+        raise Undefined(
+            "scores hold what is drawn of them",
+            came=", ".join(lacking) or "no name",
+            do=f"choose of {', '.join(curves)}",
+        )
+    for name in names:
+        if set(at(scores[name], **where).dims) != {"model", "lead_time"}:
+            raise RefusedInput(
+                "a curve is of a score by model and lead time",
+                came=f"{name} by {', '.join(map(str, scores[name].dims))}",
+                do=f"choose of {', '.join(curves)}",
+            )
+    if not any(bool(np.isfinite(at(scores[name], **where)).any()) for name in names):
+        raise Undefined(
+            "a score to draw has a value",
+            came=f"none of {', '.join(names)}",
+            do="verify more cases, with rain",
+        )
 
 
 def draw_curves(
@@ -175,7 +132,7 @@ def draw_curves(
     intervals: xr.Dataset | None = None,
     **where: float,
 ) -> None:
-    """As `curves`, in axes of your own."""
+    """Curves of one score in axes."""
     is_skill = _is_skill(name)
     factor = 100.0 if is_skill else 1.0
     values = at(scores[name], **where).transpose("model", "lead_time") * factor
@@ -194,6 +151,8 @@ def draw_curves(
             _draw_band(ax, places, low, high, look)
     _draw_frame(ax, scores, name, at(scores[name], **where))
     lead_axis(ax, leads)
+    if not bool(np.isfinite(values).any()):
+        ax.text(0.5, 0.5, "undefined", transform=ax.transAxes, ha="center", va="center", color="0.4")
 
 
 def _draw_band(ax: Axes, leads: np.ndarray, low: np.ndarray, high: np.ndarray, look: Look) -> None:
@@ -245,21 +204,10 @@ def short_title(name: str, values: xr.DataArray) -> str:
     return ", ".join([SHORT.get(name, known), *parts])
 
 
-def style_axes(ax: Axes, title: str, *, x: str = "", y: str = "") -> None:
-    """Title and labels, which are never read as mathematics, and a light grid."""
-    ax.set_title(title, loc="left", fontsize=10, parse_math=False)
-    ax.set_xlabel(x, fontsize=9, parse_math=False)
-    ax.set_ylabel(y, fontsize=9, parse_math=False)
-    ax.tick_params(labelsize=8.5)
-    ax.grid(color="0.9", linewidth=0.6)
-    ax.set_axisbelow(True)
-    ax.spines[["top", "right"]].set_visible(False)
-
-
 def lead_axis(ax: Axes, leads: np.ndarray) -> None:
     """Lead times from 0 in minutes, with round numbers; a single one in the middle."""
     last = float(leads[-1])
-    ax.set_xlabel("lead time (min)", fontsize=9)
+    ax.set_xlabel("lead time (min)", fontsize=9.5)
     if leads.size == 1:
         ax.set_xlim(last * (1 - ALONE), last * (1 + ALONE))
         ax.set_xticks([last])
@@ -269,18 +217,37 @@ def lead_axis(ax: Axes, leads: np.ndarray) -> None:
     ax.xaxis.set_major_locator(MultipleLocator(step))
 
 
-def by_window(scores: xr.Dataset, name: str, looks: Mapping[str, Look], **where: float) -> Figure | None:
-    """A panel of a fractions skill score by the side of the window, at one lead time and threshold."""
-    if name not in scores or scores.sizes.get("window", 0) < 2:
-        return None
-    values = at(scores[name], **where)
-    if not bool(np.isfinite(values).any()):
-        return None
-    figure, ax = new_panel()
-    sides = scores["window"].values
+def plot_fss_by_window(
+    scores: xr.Dataset,
+    *,
+    variable: str = "fss",
+    threshold: float = 1.0,
+    lead_time: float | np.timedelta64 = 30.0,
+    legend: bool = True,
+) -> Figure:
+    """A fractions skill score by the side of the window.
+
+    Args:
+        scores: With ``variable (model, lead_time, threshold, window)``.
+        variable: ``fss`` or ``fss_probability``.
+        threshold: mm/h, the nearest there is.
+        lead_time: A timedelta, or minutes; the nearest there is.
+        legend: Whether the models are named above.
+
+    Raises:
+        Undefined: If it has no value, or there is one window.
+    """
+    values = picked(scores, variable, threshold=threshold, lead_time=lead_time)[variable]
+    if values.sizes.get("window", 0) < 2:
+        raise Undefined(
+            "a curve by window has two windows or more", came="fewer", do="verify with more windows"
+        )
+    looks = looks_of(scores)
+    figure, (ax,) = new_panels(legend=legend_of(looks) if legend else None)
+    sides = values["window"].values
     for model, look in looks.items():
         ax.plot(sides, values.sel(model=model).values, **look.line())
-    style_axes(ax, f"{short_title(name, values)}, +{lead_of(values):g} min", x="side of the window (km)",
+    style_axes(ax, f"{short_title(variable, values)}, +{lead_of(values):g} min", x="side of the window (km)",
                y="1 is perfect")  # fmt: skip
     log_axis(ax, sides.tolist())
     ax.set_ylim(0, 1)
@@ -292,57 +259,43 @@ def lead_of(values: xr.DataArray) -> float:
     return float(lead_minutes(values.expand_dims("lead_time"))[0])
 
 
-def log_axis(ax: Axes, values: Sequence[float]) -> None:
-    """A logarithmic x axis with plain numbers at some values."""
-    ax.set_xscale("log")
-    ax.xaxis.set_major_locator(FixedLocator(values))
-    ax.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    ax.xaxis.set_minor_formatter(NullFormatter())
-    ax.xaxis.minorticks_off()
+def plot_spread(scores: xr.Dataset, *, legend: bool = True) -> Figure:
+    """RMSE of the mean (lines) and spread (dotted) of the ensembles by lead time.
 
+    Args:
+        scores: With ``rmse`` and ``spread`` (model, lead_time).
+        legend: Whether the models are named above.
 
-def spread_and_error(scores: xr.Dataset, looks: Mapping[str, Look]) -> Figure | None:
-    """A panel of the RMSE of the mean (lines) and of the spread (dotted) of the ensembles by lead time."""
-    names = ensembles(scores)
-    if not {"spread", "rmse"} <= set(scores) or not names:
-        return None
-    if not bool(np.isfinite(scores["spread"].sel(model=names)).any()):
-        return None
-    figure, ax = new_panel()
-    leads = lead_minutes(scores)
-    for model in names:
-        look = looks[model]
-        ax.plot(leads, scores["rmse"].sel(model=model).values, **look.line(leads.size))
-        ax.plot(leads, scores["spread"].sel(model=model).values, **look.line(leads.size) | {"linestyle": ":"})
+    Raises:
+        Undefined: If no ensemble has both.
+    """
+    values = picked(scores, "rmse", "spread", ensembles_only=True)
+    looks = {model: look for model, look in looks_of(scores).items() if model in values["model"]}
+    figure, (ax,) = new_panels(legend=legend_of(looks) if legend else None)
+    leads = lead_minutes(values)
+    for model, look in looks.items():
+        ax.plot(leads, values["rmse"].sel(model=model).values, **look.line(leads.size))
+        ax.plot(leads, values["spread"].sel(model=model).values, **look.line(leads.size) | {"linestyle": ":"})
     style_axes(ax, "RMSE of the mean (line) and spread (dotted)", y="mm/h")
     ax.set_ylim(0, None)
     lead_axis(ax, leads)
     return figure
 
 
-def ensembles(scores: xr.Dataset) -> list[str]:
-    """Models with two members or more."""
-    return [str(model) for model, count in zip(scores["model"].values, member_counts(scores), strict=True)
-            if count > 1]  # fmt: skip
-
-
-def member_counts(scores: xr.Dataset) -> list[int]:
-    """Members of every model; 1 where nothing is said."""
-    if "member_count" not in scores.coords:
-        return [1] * scores.sizes["model"]
-    return [int(count) for count in scores["member_count"].values]
-
-
-def case_series(crps: xr.DataArray, looks: Mapping[str, Look]) -> Figure | None:
-    """A panel of the CRPS of every case by reference time; the points of many cases are not joined.
+def plot_case_series(crps: xr.DataArray, looks: Mapping[str, Look], *, legend: bool = True) -> Figure:
+    """The CRPS of every case by reference time; the points of many cases are not joined.
 
     Args:
         crps: By (case, model), with the coordinate ``reference_time(case)``.
-        looks: As `looks_of` makes them.
+        looks: As `nowcast.plotting.charts.looks_of` makes them.
+        legend: Whether the models are named above.
+
+    Raises:
+        Undefined: If no case has a value.
     """
     if not bool(np.isfinite(crps).any()):
-        return None
-    figure, ax = new_panel(columns=2)
+        raise Undefined("a series of cases has a score", came="none", do="verify more cases")
+    figure, (ax,) = new_panels(width=2 * PANEL_SIZE[0], legend=legend_of(looks) if legend else None)
     order = np.argsort(crps["reference_time"].values, kind="stable")
     times = crps["reference_time"].values[order]
     style: dict[str, Any] = {"linewidth": 0.9} if times.size <= MANY_CASES else {"linestyle": "none"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Sequence
 from textwrap import fill
+from typing import TypeVar
 
 import numpy as np
 import xarray as xr
@@ -16,6 +17,7 @@ WIDTH = 120
 LEADS = (5.0, 10.0, 15.0, 30.0, 45.0, 60.0, 75.0, 90.0)
 """Minutes that a long table is cut down to."""
 MANY_LEADS = 10
+Scores = TypeVar("Scores", xr.DataArray, xr.Dataset)
 TITLES = {
     "crps": "CRPS",
     "mae": "MAE of the ensemble mean",
@@ -43,22 +45,24 @@ def nearest(values: Iterable[float], wanted: Sequence[float]) -> list[float]:
     return sorted({float(available[np.abs(available - value).argmin()]) for value in wanted})
 
 
-def at(values: xr.DataArray, **wanted: float) -> xr.DataArray:
+def at(values: Scores, **wanted: float | np.timedelta64) -> Scores:
     """The entry that is nearest to wanted values of dims, of which an array may lack some.
 
     Args:
-        values: Any score.
-        **wanted: By name of the dim; ``lead_time`` in minutes.
+        values: Any score, or several.
+        **wanted: By name of the dim; ``lead_time`` as a timedelta or in minutes.
     """
     for dim, value in wanted.items():
         if dim in values.dims:
+            if isinstance(value, np.timedelta64):
+                value = minutes(value)
             places = lead_minutes(values) if dim == "lead_time" else values[dim].values
             values = values.isel({dim: int(np.abs(places - value).argmin())})
     return values
 
 
 def bounds(
-    intervals: xr.Dataset | None, name: str, like: xr.DataArray, **wanted: float
+    intervals: xr.Dataset | None, name: str, like: xr.DataArray, **wanted: float | np.timedelta64
 ) -> tuple[xr.DataArray, xr.DataArray] | None:
     """Lower and upper bound of a score for the models and lead times of another array.
 

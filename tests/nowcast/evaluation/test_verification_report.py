@@ -13,6 +13,7 @@ from nowcast.evaluation import report
 from nowcast.evaluation.report import write_report
 from nowcast.evaluation.report_sections import Section
 from nowcast.evaluation.report_words import LEADS, cells_sentence, facts, headline, score_rows
+from nowcast.plotting.charts import Undefined
 
 LEADS_MADE = np.array([5, 15, 30, 60, 90]) * np.timedelta64(1, "m").astype("timedelta64[ns]")
 HOSTILE = "</td><script>alert('x')</script><img src=http://example.org/x.png> & \"$\\frac{"
@@ -80,8 +81,8 @@ def page_of(tmp_path, monkeypatch):
     """Write a report with one section of one panel, because all of them take a while, and read it."""
 
     def few(*_):
-        yield Section("crps", "CRPS", "note <b>", (lambda: panel("CRPS"), lambda: None))
-        yield Section("empty", "Nothing here", "note", (lambda: None,))
+        yield Section("crps", "CRPS", "note <b>", (lambda: panel("CRPS"), undefined))
+        yield Section("empty", "Nothing here", "note", (undefined,))
 
     monkeypatch.setattr(report, "sections", few)
 
@@ -92,6 +93,10 @@ def page_of(tmp_path, monkeypatch):
         return page
 
     return written
+
+
+def undefined() -> Figure:
+    raise Undefined("a panel has a value", came="none", do="verify more cases")
 
 
 def panel(title: str) -> Figure:
