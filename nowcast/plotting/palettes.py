@@ -2,8 +2,9 @@
 
 ``nowcast`` is the default: rates that double from class to class, each darker than the one before and told
 apart by the colour-blind (tests/nowcast/plotting/test_palettes.py measures both). The others are those that
-pysteps 1.21 draws intensities with (pysteps/visualization/precipfields.py, BSD-3-Clause), for eyes that know them:
-levels and colours are its own, and so are their weaknesses, of rainbows that go from dark to light and back.
+pysteps 1.21 draws intensities with (pysteps/visualization/precipfields.py, BSD-3-Clause), for eyes that know
+them: levels and colours are its own, and so are their weaknesses, of rainbows that go from dark to light and
+back.
 """
 
 from __future__ import annotations
@@ -52,13 +53,13 @@ _RATE = "rain rate (mm/h)"
 
 RAIN = Palette(
     (0.1, 0.2, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0),
-    ("#acedfe", "#7ed8f6", "#4abff0", "#21a4e7", "#2e86dd",
-     "#7261c3", "#973690", "#9a0350", "#81001e", "#4b0811"),
+    ("#abf6fe", "#6cddfe", "#60bdef", "#539fe4", "#6081d5",
+     "#7460be", "#913a8e", "#950f4f", "#7d031c", "#4f0b19"),
     _RATE,
 )  # fmt: skip
 PROBABILITY = Palette(
     tuple(n / 10 for n in range(11)),
-    ("#ffffff", "#fff1dc", "#feddb3", "#fdc68f", "#fca26c",
+    ("#ffffff", "#ffeed5", "#feddb3", "#fdc68f", "#fca26c",
      "#f67a51", "#e7533a", "#cf2618", "#ab0200", "#7f0000"),
     "probability",
     open_end=False,

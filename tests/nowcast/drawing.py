@@ -56,9 +56,9 @@ def colour(name: str) -> list[int]:
     return [round(255 * part) for part in to_rgb(name)]
 
 
-def colours_in_the_middle(field: xr.DataArray) -> list[int]:
+def colours_in_the_middle(field: xr.DataArray, **options) -> list[int]:
     """Colour of the central cell of a map without lines."""
-    ax = plot_map(field, graticule=False)
+    ax = plot_map(field, graticule=False, **options)
     for collection in ax.collections:
         collection.set_visible(False)
     column, row = ax.transAxes.transform((0.5, 0.5)).round().astype(int)
