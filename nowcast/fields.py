@@ -6,14 +6,15 @@ there, and none where no member has one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+import pyproj
 import xarray as xr
 
-from data_prep.schema import RefusedInput
+from data_prep.schema import RefusedInput, crs_of
 from nowcast.verification import matched_mean
 
 
@@ -198,6 +199,32 @@ def box_of_data(fields: xr.DataArray, *, margin: int = 0) -> dict[str, slice]:
         ends = (max(cells[0] - margin, 0), cells[-1] + 1 + margin) if cells.size else (0, None)
         box[axis] = slice(*ends)
     return box
+
+
+def cells_at(
+    grid: xr.DataArray | xr.Dataset, longitudes: Sequence[float], latitudes: Sequence[float]
+) -> np.ndarray:
+    """Row and column of the cells that places lie in, (place, 2); -1 outside the grid.
+
+    Args:
+        grid: With even axes ``x`` and ``y`` and the coordinate ``crs``.
+        longitudes: Degrees east, WGS 84.
+        latitudes: Degrees north.
+    """
+    crs = crs_of(grid)
+    to_map = pyproj.Transformer.from_crs("EPSG:4326", crs, always_xy=True)
+    found = dict(zip(("x", "y"), map(np.asarray, to_map.transform(longitudes, latitudes)), strict=True))
+    if crs.is_geographic:  # on the same side of the antimeridian as the grid
+        middle = float(grid["x"].values[[0, -1]].mean())
+        found["x"] = middle + (found["x"] - middle + 180) % 360 - 180
+    cells = []
+    for name in ("y", "x"):
+        axis = grid[name].values
+        steps = (found[name] - axis[0]) / ((axis[-1] - axis[0]) / (axis.size - 1))
+        inside = (steps >= -0.5) & (steps < axis.size - 0.5)  # infinite where the map has no such place
+        cells.append(np.where(inside, np.floor(np.where(inside, steps, 0) + 0.5), -1).astype(int))
+    pairs = np.column_stack(cells)
+    return np.where((pairs < 0).any(axis=1, keepdims=True), -1, pairs)
 
 
 class RainStart:

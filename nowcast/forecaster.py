@@ -90,7 +90,7 @@ class Forecaster(ABC):
         Raises:
             RefusedInput: If the context is no rain array, too short, broken by a gap, or without data.
         """
-        return _usable(context, self.context_frames, gaps=self.takes_gaps)
+        return usable_frames(context, self.context_frames, gaps=self.takes_gaps)
 
     def member_count(self, members: int) -> int:
         """How many members a request for some gives: one from a deterministic forecaster."""
@@ -214,7 +214,17 @@ def spacing_km(array: xr.DataArray) -> float:
     return float(np.sqrt(np.prod(cell_size(array)))) / 1000
 
 
-def _usable(context: xr.DataArray, count: int, *, gaps: bool) -> xr.DataArray:
+def usable_frames(context: xr.DataArray, count: int, *, gaps: bool) -> xr.DataArray:
+    """The last frames of a context, loaded and checked.
+
+    Args:
+        context: Rain array, mm/h, (time, y, x).
+        count: How many frames.
+        gaps: Whether frames but the last may be without any data.
+
+    Raises:
+        RefusedInput: If the context is no rain array, too short, broken by a gap, or without data.
+    """
     if context.dims != ("time", "y", "x") or context.attrs.get("units") not in RATE_UNITS:
         raise RefusedInput(
             f"a context is rain rate (time, y, x) in one of {RATE_UNITS}",

@@ -12,11 +12,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import pyproj
-import xarray as xr
 
-from data_prep.schema import RefusedInput, crs_of
-from nowcast.fields import Members
+from data_prep.schema import RefusedInput
+from nowcast.fields import Members, cells_at
 from nowcast.products.cf import OWN, Labels, global_attributes, utc
 
 OK, NO_COVERAGE, OUTSIDE = "ok", "no coverage", "outside the grid"
@@ -77,7 +75,9 @@ class PointForecasts:
     ) -> None:  # fmt: skip
         self.places, self.labels = places, labels
         self.thresholds, self.percentiles = thresholds, percentiles
-        self.cells = cells_of(places, labels.coordinates)
+        self.cells = cells_at(
+            labels.coordinates, [place.lon for place in places], [place.lat for place in places]
+        )
         self._inside = np.flatnonzero(self.cells[:, 0] >= 0)
         self._leads: list[dict[str, np.ndarray]] = []
 
@@ -135,26 +135,6 @@ class PointForecasts:
         if self.cells[number, 0] < 0:
             return OUTSIDE
         return OK if np.isfinite(mean[number]) else NO_COVERAGE
-
-
-def cells_of(places: Sequence[Place], grid: xr.Dataset) -> np.ndarray:
-    """Row and column of the cell that each place lies in, (place, 2); -1 outside the grid."""
-    to_map = pyproj.Transformer.from_crs("EPSG:4326", crs_of(grid), always_xy=True)
-    found = {}
-    found["x"], found["y"] = to_map.transform(
-        [place.lon for place in places], [place.lat for place in places]
-    )
-    cells = []
-    for name in ("y", "x"):
-        axis = grid[name].values
-        step = (axis[-1] - axis[0]) / (axis.size - 1)
-        steps = (np.asarray(found[name]) - axis[0]) / step
-        inside = (steps >= -0.5) & (
-            steps < axis.size - 0.5
-        )  # infinite where there is no such place on the map
-        cells.append(np.where(inside, np.floor(np.where(inside, steps, 0) + 0.5), -1).astype(int))
-    pairs = np.column_stack(cells)
-    return np.where((pairs < 0).any(axis=1, keepdims=True), -1, pairs)
 
 
 def _rounded(value: float) -> float | None:

@@ -1,13 +1,16 @@
 import warnings
 
 import numpy as np
+import pyproj
 import pytest
 import xarray as xr
 
-from nowcast.fields import Members, RainStart, box_of_data
+from data_prep.schema import crs_of, map_coordinates
+from nowcast.fields import Members, RainStart, box_of_data, cells_at
 from nowcast.verification import matched_mean
 
 NAN = np.nan
+WGS84 = pyproj.CRS.from_epsg(4326)
 FOUR = np.array(
     [[[0, 1, NAN, 0]], [[0, 2, NAN, NAN]], [[0, 3, NAN, NAN]], [[0, 6, NAN, 3]]], dtype=np.float32
 )
@@ -111,3 +114,20 @@ def test_the_box_of_data_holds_all_cells_with_data_and_a_margin_inside_the_grid(
     assert box_of_data(fields) == {"y": slice(3, 7), "x": slice(1, 6)}
     assert fields.isel(box_of_data(fields, margin=2)).shape == (2, 8, 8)
     assert fields.isel(box_of_data(fields * np.nan)).shape == (2, 10, 12)
+
+
+def test_a_place_belongs_to_the_cell_whose_edges_are_around_it(make_rain):
+    grid = make_rain(1)
+    to_map = pyproj.Transformer.from_crs(crs_of(grid), "EPSG:4326", always_xy=True)
+    x, y = grid["x"].values, grid["y"].values
+    row, column = 20, 33
+    where = [(x[column] + 499, y[row] - 499), (x[column] - 499, y[row] + 499), (x[0] - 499, y[0]),
+             (x[0] - 501, y[0])]  # fmt: skip
+    longitudes, latitudes = zip(*(to_map.transform(*point) for point in where), strict=True)
+    assert cells_at(grid, longitudes, latitudes).tolist() == [[row, column], [row, column], [0, 0], [-1, -1]]
+
+
+def test_a_place_across_the_antimeridian_is_found_on_a_grid_of_degrees():
+    grid = xr.Dataset(coords=map_coordinates(np.arange(176.0, 186.0), np.arange(-20.0, -10.0), WGS84))
+    found = cells_at(grid, [-178.2, 178.2, -174.0], [-15.0, -15.0, -15.0])
+    assert found.tolist() == [[5, 6], [5, 2], [-1, -1]]

@@ -2,13 +2,12 @@ import csv
 import json
 
 import numpy as np
-import pyproj
 import pytest
 from verification_models import Noisy
 
-from data_prep.schema import RefusedInput, crs_of
+from data_prep.schema import RefusedInput
 from nowcast.products.forecast_file import read_forecast, write_forecast
-from nowcast.products.points import Place, cells_of, read_places
+from nowcast.products.points import read_places
 from nowcast.products.write import Products, write_products
 
 ROW, COLUMN = 20, 33
@@ -79,19 +78,6 @@ def test_the_json_says_the_same_and_where_it_comes_from(written):
         assert row["name"] == name
         assert row["status"] == entry["status"]
         assert row["mean"] == ("" if entry["mean"] is None else str(entry["mean"]))
-
-
-def test_a_place_belongs_to_the_cell_whose_edges_are_around_it(forecast):
-    to_map = pyproj.Transformer.from_crs(crs_of(forecast), "EPSG:4326", always_xy=True)
-    x, y = forecast["x"].values, forecast["y"].values
-    where = [
-        (x[COLUMN] + 499, y[ROW] - 499),
-        (x[COLUMN] - 499, y[ROW] + 499),
-        (x[0] - 499, y[0]),
-        (x[0] - 501, y[0]),
-    ]
-    places = [Place("", lat, lon) for lon, lat in (to_map.transform(*point) for point in where)]
-    assert cells_of(places, forecast).tolist() == [[ROW, COLUMN], [ROW, COLUMN], [0, 0], [-1, -1]]
 
 
 @pytest.mark.parametrize(
