@@ -1,14 +1,15 @@
-"""Coasts, national borders and lake shores from Natural Earth, packaged: nothing is ever fetched."""
+"""Coasts, national borders, lake shores and rivers from Natural Earth, packaged: nothing is ever fetched."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from importlib import resources
 
 import numpy as np
 import pyproj
 
-KINDS = ("coast", "border", "lake")
+KINDS = ("coast", "border", "lake", "river")
 DEGREE = 1e-4
 """Degrees of one step of the packed coordinates (about 11 m)."""
 LONGEST_STEP = 0.25
@@ -21,7 +22,10 @@ _EARTH_RADIUS = 6_371_000.0
 
 
 def lines(
-    x_limits: tuple[float, float], y_limits: tuple[float, float], crs: pyproj.CRS
+    x_limits: tuple[float, float],
+    y_limits: tuple[float, float],
+    crs: pyproj.CRS,
+    kinds: Sequence[str] = KINDS,
 ) -> dict[str, list[np.ndarray]]:
     """Polylines of the map in and just around a box.
 
@@ -29,16 +33,17 @@ def lines(
         x_limits: Western and eastern edge of the box, metres in the CRS.
         y_limits: Southern and northern edge of the box, metres in the CRS.
         crs: Projected CRS in metres.
+        kinds: Which lines.
 
     Returns:
-        For each of `KINDS` the lines, of shape (points, 2): x and y in metres in the CRS, read-only. Lines
+        For each kind the lines, of shape (points, 2): x and y in metres in the CRS, read-only. Lines
         are clipped to the box with a margin of `MARGIN`.
     """
     box = (*sorted(map(float, x_limits)), *sorted(map(float, y_limits)))
-    return {kind: list(_lines(kind, box, crs.to_wkt())) for kind in KINDS}
+    return {kind: list(_lines(kind, box, crs.to_wkt())) for kind in kinds}
 
 
-@lru_cache(maxsize=24)
+@lru_cache(maxsize=32)
 def _lines(kind: str, box: tuple[float, ...], wkt: str) -> tuple[np.ndarray, ...]:
     crs = pyproj.CRS.from_wkt(wkt)
     west, east, south, north = np.array(box) + MARGIN * np.array([-1, 1, -1, 1])
@@ -100,7 +105,7 @@ def _archive() -> dict[str, np.ndarray]:
         return dict(file)
 
 
-@lru_cache(maxsize=3)
+@lru_cache(maxsize=4)
 def _packed(kind: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Longitude and latitude of all points of a kind (degrees), and the number of their line."""
     archive = _archive()

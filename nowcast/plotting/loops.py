@@ -14,7 +14,8 @@ from PIL import ExifTags, Image
 
 from data_prep.schema import RefusedInput
 from nowcast.files import written_whole
-from nowcast.plotting.maps import HEADING, heading, plot_map, raster
+from nowcast.plotting.grids import in_metres, raster
+from nowcast.plotting.maps import HEADING, draw_remark, heading, new_axes, plot_map, remark
 from nowcast.plotting.palettes import Palette, palette_of
 
 LOOPS = {".gif": "GIF", ".webp": "WebP"}
@@ -76,13 +77,15 @@ def animate(
 
 def _frames(fields: xr.DataArray, title: str | None, palette: Palette) -> Iterator[Image.Image]:
     """Pictures of all fields with the same colours; what does not change is drawn once."""
+    fields = in_metres(fields)
     texts = ["\n".join(part for part in (title, heading(field)) if part) for field in fields]
-    ax = plot_map(fields[0], title=texts[0], palette=palette)
-    heading_text = ax.set_title(texts[0], loc="left", **HEADING)
+    ax = new_axes(fields[0], heading_lines=texts[0].count("\n") + 1)
+    plot_map(fields[0], ax=ax, title=texts[0], palette=palette)
+    heading_text, words = ax.set_title(texts[0], loc="left", **HEADING), draw_remark(ax, "")
     figure = ax.figure
     canvas = FigureCanvasAgg(figure)
     moving = [*ax.images, *ax.collections, ax.spines["geo"]]
-    for artist in (*moving, heading_text):
+    for artist in (*moving, heading_text, words):
         artist.set_animated(True)
     canvas.draw()
     static = canvas.copy_from_bbox(figure.bbox)
@@ -91,7 +94,8 @@ def _frames(fields: xr.DataArray, title: str | None, palette: Palette) -> Iterat
         canvas.restore_region(static)
         ax.images[0].set_data(raster(field))
         heading_text.set_text(text)
-        for artist in (*moving, heading_text):
+        words.set_text(remark(field, palette))
+        for artist in (*moving, heading_text, words):
             artist.draw(canvas.get_renderer())
         picture = Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy())
         indexed = indexed or _indexed(picture, palette)

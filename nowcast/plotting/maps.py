@@ -1,83 +1,48 @@
-"""One map: a field of rain or of probability in its own projection, with coasts, borders and lakes."""
+"""One map: a field of rain or of probability in its own projection, with coasts, borders and waters."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any, Literal
 
-import cartopy.crs as ccrs
 import numpy as np
-import pyproj
 import xarray as xr
 from cartopy.mpl.geoaxes import GeoAxes
+from contourpy import contour_generator
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.collections import LineCollection
 from matplotlib.colorbar import Colorbar
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.text import Text
 
 from data_prep.schema import RefusedInput, crs_of, minutes
 from nowcast import basemap
-from nowcast.plotting.palettes import Palette, palette_of
+from nowcast.plotting.graticule import draw_graticule
+from nowcast.plotting.grids import (
+    extent_of,
+    in_metres,
+    projection_of,
+    raster,
+    refuse_other_units,
+)
+from nowcast.plotting.palettes import RAIN, Palette, palette_of
 
 LARGEST_SIDE = 6.5
 """Inches of the longer side of a map that makes its own figure."""
 HEADING: dict[str, Any] = {"fontsize": 10, "linespacing": 1.4}
 _LINES: dict[str, dict[str, Any]] = {
+    "river": {"colors": "#7f93a8", "linewidths": 0.5},
     "lake": {"colors": "#5a5a5a", "linewidths": 0.5},
     "border": {"colors": "#3c3c3c", "linewidths": 0.6, "linestyles": (0, (4, 1.6))},
     "coast": {"colors": "#1e1e1e", "linewidths": 0.8},
 }
-_GRATICULE_STEPS = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0)
-_GRATICULE_LINES = 6
+_RANGE_EDGE: dict[str, Any] = {"colors": "#8c8c8c", "linewidths": 0.6, "zorder": 1.2}
 _LABEL_INCHES = 0.22
 """Room along a colour bar that a label needs."""
-
-
-class GridProjection(ccrs.Projection):
-    """The projection of a grid, bounded by the outer edges of its cells.
-
-    Args:
-        crs: Projected CRS in metres.
-        extent: West, east, south and north edge, metres.
-    """
-
-    def __init__(self, crs: pyproj.CRS, extent: tuple[float, float, float, float]) -> None:
-        super().__init__(crs.to_wkt())
-        self.bounds = extent
-        self.threshold = min(extent[1] - extent[0], extent[3] - extent[2]) / 100
-
-
-def projection_of(field: xr.DataArray) -> GridProjection:
-    """The projection to make axes with, for a map in a figure of your own.
-
-    Args:
-        field: Anything with the coordinates ``x``, ``y`` and ``crs`` of a rain array.
-
-    Raises:
-        RefusedInput: If there is no CRS, or an axis has a single cell.
-    """
-    return GridProjection(crs_of(field), extent_of(field))
-
-
-def extent_of(field: xr.DataArray) -> tuple[float, float, float, float]:
-    """West, east, south and north edge of the outer cells, metres in the CRS of the grid.
-
-    Raises:
-        RefusedInput: If an axis has a single cell, and so no spacing.
-    """
-    edges = []
-    for name in ("x", "y"):
-        centres = field[name].values.astype(float)
-        if centres.size < 2:
-            raise RefusedInput(
-                "a map has two cells or more along x and y", came=f"{centres.size} along {name}",
-                do="draw a larger part of the grid",
-            )  # fmt: skip
-        half = abs(centres[-1] - centres[0]) / (centres.size - 1) / 2
-        edges += [centres.min() - half, centres.max() + half]
-    return edges[0], edges[1], edges[2], edges[3]
+_LICENCE_PREFIX = "LicenseRef-"
+"""Of SPDX, before the name of a licence that it does not list."""
 
 
 def plot_map(
@@ -88,43 +53,55 @@ def plot_map(
     palette: Palette | str | None = None,
     colour_bar: bool = True,
     graticule: bool = True,
+    rivers: bool = False,
 ) -> GeoAxes:
     """Draw one field in its own projection; the values are not resampled to another grid.
 
-    Grey is no data, white is dry. The figure is ``plot_map(...).figure``; pyplot does not hold it.
+    Grey is no data (and what is not finite), edged by a fine line; white is dry. Grids of longitude and
+    latitude are drawn as `nowcast.plotting.in_metres` says. The figure is ``plot_map(...).figure``; pyplot
+    does not hold it. A map with a figure of its own names whose data it shows, and says so where there is no
+    data or no rain to see.
 
     Args:
-        field: (y, x) with the coordinates ``x``, ``y`` and ``crs`` of a rain array; mm/h, or a probability
-            (units ``1``), 0 to 1.
+        field: (y, x) with the coordinates ``x``, ``y`` and ``crs`` of a rain array, or (lat, lon) in degrees.
+            In mm/h, also where nothing is said of units, or a probability (units ``1``), 0 to 1.
         ax: Axes to draw in, made with ``projection=projection_of(field)``; by default a new figure.
         title: Heading; by default the valid time and, of a forecast, its lead and reference time.
         palette: Classes and colours, or the name of one of `PALETTES`; by default `RAIN`, or
-            `PROBABILITY` for units ``1``.
+            `PROBABILITY` for units ``1``. A `Palette` of your own may be of any units.
         colour_bar: Whether to draw the colour bar.
         graticule: Whether to draw meridians and parallels, with their degrees.
+        rivers: Whether to draw rivers.
 
     Raises:
-        RefusedInput: If the field is not 2-D in (y, x), has no CRS, or the axes have another projection.
+        RefusedInput: If the field is not 2-D in (y, x), has no CRS, uneven axes or other units, the palette
+            has an unknown name, or the axes have another projection.
     """
+    if not isinstance(palette, Palette):
+        refuse_other_units(field)
+    palette = palette_of(field, palette)
+    field = in_metres(field)
     if set(field.dims) != {"y", "x"}:
         raise RefusedInput(
             "a map shows one field (y, x)", came=f"dims {field.dims}",
             do="choose one time and member with sel, or average over members",
         )  # fmt: skip
     title = heading(field) if title is None else title
+    alone = ax is None
     if ax is None:
-        ax = _new_axes(projection_of(field), heading_lines=title.count("\n") + 1)
+        ax = new_axes(field, heading_lines=title.count("\n") + 1)
     elif not isinstance(ax, GeoAxes) or ax.projection != projection_of(field):
         raise RefusedInput(
             "a map is drawn on axes in the projection of its grid", came=type(ax).__name__,
             do="make the axes with projection=nowcast.plotting.projection_of(field)",
         )  # fmt: skip
-    palette = palette_of(field, palette)
     draw_image(ax, field, palette)
-    draw_lines(ax, field)
+    draw_lines(ax, field, rivers=rivers)
     if graticule:
         draw_graticule(ax, field)
     ax.set_title(title, loc="left", **HEADING)
+    if alone:
+        draw_remark(ax, remark(field, palette))
     if colour_bar:
         draw_colour_bar(ax.inset_axes((1.025, 0.0, 0.032, 1.0)), palette, orientation="vertical")
         draw_no_data_key(ax, (1.025, -0.065, 0.032, 0.032), palette)
@@ -162,24 +139,63 @@ def draw_image(ax: Axes, field: xr.DataArray, palette: Palette) -> None:
     west, east, south, north = extent = extent_of(field)
     ax.imshow(raster(field), extent=extent, origin="upper", interpolation="nearest",
               cmap=palette.colour_map(), norm=palette.norm(), zorder=1)  # fmt: skip
+    ax.add_collection(LineCollection(range_edge(field), **_RANGE_EDGE), autolim=False)
     ax.set_xlim(west, east)
     ax.set_ylim(south, north)
 
 
-def raster(field: xr.DataArray) -> np.ma.MaskedArray:
-    """Values with the first row in the north and the first column in the west; non-finite ones masked."""
-    field = field.transpose("y", "x")
-    rows = slice(None) if field["y"].values[0] > field["y"].values[-1] else slice(None, None, -1)
-    columns = slice(None) if field["x"].values[0] < field["x"].values[-1] else slice(None, None, -1)
-    return np.ma.masked_invalid(np.asarray(field.values, dtype=np.float32)[rows, columns])
-
-
-def draw_lines(ax: Axes, field: xr.DataArray) -> None:
-    """Lakes, borders and coasts, the coasts on top; thinner on a small map."""
+def range_edge(field: xr.DataArray) -> list[np.ndarray]:
+    """Lines between the cells with and without data, each (points, 2) in metres."""
+    missing = np.ma.getmaskarray(raster(field))
     west, east, south, north = extent_of(field)
-    found = basemap.lines((west, east), (south, north), crs_of(field))
+    rows, columns = missing.shape
+    across, up = (east - west) / columns / 2, (north - south) / rows / 2
+    x, y = np.linspace(west + across, east - across, columns), np.linspace(north - up, south + up, rows)
+    return list(map(np.asarray, contour_generator(x, y, missing.astype(float)).lines(0.5)))
+
+
+def remark(field: xr.DataArray, palette: Palette) -> str:
+    """What a map without anything to see says: that there is no data, or no rain."""
+    values = raster(field)
+    lowest = next(level for level in palette.levels if level > 0)
+    if values.mask.all():
+        return "no data"
+    if palette.label == RAIN.label and values.max() < lowest:
+        return f"no rain of {lowest:g} mm/h or more"
+    return ""
+
+
+def draw_remark(ax: Axes, text: str) -> Text:
+    """Words in the middle of a map."""
+    return ax.text(
+        0.5, 0.5, text, transform=ax.transAxes, ha="center", va="center", fontsize=11, color="0.25", zorder=5,
+        bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 3} if text else None,
+    )  # fmt: skip
+
+
+def attribution(field: xr.DataArray) -> str:
+    """Whose data and whose map, as the attributes of the field name them."""
+    licence = str(field.attrs.get("license", "")).removeprefix(_LICENCE_PREFIX)
+    data = ", ".join(filter(None, (str(field.attrs.get("institution", "")), licence)))
+    return " · ".join(filter(None, (f"Data: {data}" if data else "", "Map: Natural Earth")))
+
+
+def draw_attribution(ax: Axes, field: xr.DataArray) -> None:
+    """A small line at the lower edge of the figure, from the left edge of the axes."""
+    figure = ax.get_figure(root=True)
+    assert figure is not None
+    figure.text(ax.get_position().x0, 0.05 / figure.get_figheight(), attribution(field), fontsize=6.5,
+                color="0.35", va="bottom", parse_math=False)  # fmt: skip
+
+
+def draw_lines(ax: Axes, field: xr.DataArray, *, rivers: bool = False) -> None:
+    """Lakes, borders and coasts, the coasts on top, and rivers below them all; thinner on a small map."""
+    west, east, south, north = extent_of(field)
+    kinds = [kind for kind in _LINES if rivers or kind != "river"]
+    found = basemap.lines((west, east), (south, north), crs_of(field), kinds)
     weight = float(np.clip(ax.get_window_extent().height / ax.figure.dpi / 5, 0.65, 1.0))
-    for kind, style in _LINES.items():
+    for kind in kinds:
+        style = _LINES[kind]
         collection = LineCollection(found[kind], zorder=2, capstyle="round", **style)
         collection.set_linewidth(weight * style["linewidths"])
         ax.add_collection(collection, autolim=False)
@@ -213,9 +229,10 @@ def draw_no_data_key(ax: Axes, box: Sequence[float], palette: Palette) -> None:
     )
 
 
-def _new_axes(projection: GridProjection, *, heading_lines: int) -> GeoAxes:
-    """Axes of the grid's shape in a figure with room for labels, heading and colour bar."""
-    left, right, bottom, top = 0.65, 1.0, 0.5, 0.2 + 0.2 * heading_lines
+def new_axes(field: xr.DataArray, *, heading_lines: int) -> GeoAxes:
+    """Axes of the grid's shape in a figure with room for labels, heading, colour bar and attribution."""
+    projection = projection_of(field)
+    left, right, bottom, top = 0.65, 1.0, 0.55, 0.2 + 0.2 * heading_lines
     west, east, south, north = projection.bounds
     scale = LARGEST_SIDE / max(east - west, north - south)
     width, height = max((east - west) * scale, 2.5), max((north - south) * scale, 2.5)
@@ -224,79 +241,5 @@ def _new_axes(projection: GridProjection, *, heading_lines: int) -> GeoAxes:
     place = (left / size[0], bottom / size[1], width / size[0], height / size[1])
     axes = figure.add_axes(place, projection=projection)
     assert isinstance(axes, GeoAxes)
+    draw_attribution(axes, field)
     return axes
-
-
-def draw_graticule(ax: Axes, field: xr.DataArray) -> None:
-    """Meridians, labelled where they cross the southern edge, and parallels, at the western edge."""
-    west, east, south, north = extent_of(field)
-    crs = crs_of(field)
-    to_map = pyproj.Transformer.from_crs(crs.geodetic_crs, crs, always_xy=True)
-    longitude, latitude = _geographic_range(to_map, (west, east, south, north))
-    meridians = [
-        np.column_stack(to_map.transform(np.full(200, value), np.linspace(*latitude, 200)))
-        for value in _round_values(*longitude)
-    ]
-    parallels = [
-        np.column_stack(to_map.transform(np.linspace(*longitude, 200), np.full(200, value)))
-        for value in _round_values(*latitude)
-    ]
-    ax.add_collection(
-        LineCollection(meridians + parallels, colors="#8c8c8c", linewidths=0.4, linestyles=":", zorder=1.5),
-        autolim=False,
-    )
-    across = [(_crossing(line, 1, south, (west, east)), _degrees(value, "E", "W"))
-              for line, value in zip(meridians, _round_values(*longitude), strict=True)]  # fmt: skip
-    up = [(_crossing(line, 0, west, (south, north)), _degrees(value, "N", "S"))
-          for line, value in zip(parallels, _round_values(*latitude), strict=True)]  # fmt: skip
-    for axis, marks in ((ax.xaxis, across), (ax.yaxis, up)):
-        kept = [(place, label) for place, label in marks if place is not None]
-        axis.set_visible(True)
-        axis.set_ticks([place for place, _ in kept], labels=[label for _, label in kept], fontsize=8)
-    ax.tick_params(length=2)
-
-
-def _geographic_range(
-    to_map: pyproj.Transformer, extent: tuple[float, float, float, float]
-) -> tuple[tuple[float, float], tuple[float, float]]:
-    """Range of longitude, in one piece across the antimeridian, and of latitude in a box."""
-    west, east, south, north = extent
-    grid = np.meshgrid(np.linspace(west, east, 21), np.linspace(south, north, 21))
-    longitude, latitude = to_map.transform(*grid, direction="INVERSE")
-    middle = longitude[10, 10] if np.isfinite(longitude[10, 10]) else 0.0
-    around = middle + (longitude - middle + 180) % 360 - 180
-    seen = np.isfinite(around) & np.isfinite(latitude)
-    if not seen.any():
-        return (0.0, 0.0), (0.0, 0.0)
-    return (
-        (float(around[seen].min()), float(around[seen].max())),
-        (float(latitude[seen].min()), float(latitude[seen].max())),
-    )
-
-
-def _round_values(low: float, high: float) -> np.ndarray:
-    """Multiples of a round number of degrees in a range, few enough to label."""
-    step = next(
-        (step for step in _GRATICULE_STEPS if (high - low) / step <= _GRATICULE_LINES), _GRATICULE_STEPS[-1]
-    )
-    return np.arange(np.ceil(low / step), np.floor(high / step) + 1) * step
-
-
-def _crossing(line: np.ndarray, axis: int, edge: float, limits: tuple[float, float]) -> float | None:
-    """Where a line crosses an edge of the map, along that edge; None if it does not within the limits."""
-    offset = line[:, axis] - edge
-    with np.errstate(invalid="ignore"):
-        steps = np.flatnonzero(offset[:-1] * offset[1:] <= 0)
-    for step in steps:
-        first, last = line[step, 1 - axis], line[step + 1, 1 - axis]
-        span = offset[step] - offset[step + 1]
-        place = float(first + (last - first) * (offset[step] / span if span else 0.0))
-        if limits[0] <= place <= limits[1]:
-            return place
-    return None
-
-
-def _degrees(value: float, positive: str, negative: str) -> str:
-    value = (value + 180) % 360 - 180 if positive == "E" else value
-    side = positive if value > 0 else negative if value < 0 else ""
-    return f"{abs(round(value, 2)):g}°{side}"

@@ -1,4 +1,4 @@
-"""Several maps in one figure: what was observed, and what an ensemble says, over lead times."""
+"""Maps of an ensemble in one figure: over lead times, all members, and the probabilities of thresholds."""
 
 from __future__ import annotations
 
@@ -6,112 +6,86 @@ from collections.abc import Sequence
 
 import numpy as np
 import xarray as xr
-from cartopy.mpl.geoaxes import GeoAxes
 from matplotlib.figure import Figure
 
 from data_prep.schema import RefusedInput
 from nowcast.fields import exceedance_probability
-from nowcast.plotting.maps import (
-    GridProjection,
-    draw_colour_bar,
-    draw_no_data_key,
-    heading,
-    lead_text,
-    plot_map,
-    projection_of,
-    utc,
+from nowcast.plotting.grids import projection_of
+from nowcast.plotting.palettes import PROBABILITY, Palette, palette_of
+from nowcast.plotting.sheets import (
+    Lead,
+    checked,
+    chosen_leads,
+    draw_blank,
+    draw_field,
+    draw_key,
+    draw_row_label,
+    lead_label,
+    new_sheet,
+    on_same_grid,
+    shown_box,
+    title_of,
 )
-from nowcast.plotting.palettes import PROBABILITY, RAIN
 
-PREFERRED_LEADS = tuple(np.timedelta64(m, "m") for m in (15, 30, 60))
-"""Rows of a panel, where the forecast has them all."""
-_GRID_TOLERANCE = 1.0
-"""Metres by which the cells of the observation may lie off those of the forecast."""
-_PANEL_SIDE, _PANEL_GAP, _PANEL_LEFT, _PANEL_TOP, _PANEL_BOTTOM = 2.7, 0.12, 0.8, 0.7, 0.8
-"""Inches: longer side of one map, space between maps, and margins."""
+STAMP_SIDE = 1.75
+"""Inches of the longer side of a postage stamp."""
+SHEET_SHAPE = 1.4
+"""Width by height that the maps of postage stamps fill together, as nearly as they can."""
 
 
 def plot_panel(
     observed: xr.DataArray | None,
     ensemble: xr.DataArray,
     *,
+    lead_times: Sequence[Lead] | None = None,
     threshold: float = 1.0,
-    lead_times: Sequence[np.timedelta64] | None = None,
+    palette: Palette | str | None = None,
 ) -> Figure:
     """Maps of an ensemble forecast beside what fell.
 
     A row is a lead time. The columns are the observation, the ensemble mean, two members and the probability
-    of the threshold or more; of a single member, the observation and the forecast.
+    of the threshold or more; of a single member, the observation and the forecast. Of a grid that is mostly
+    empty the maps show the box that holds data.
 
     Args:
         observed: Rain array (time, y, x) on the grid of the forecast, in mm/h, from which the valid times are
             picked; a time it lacks is shown as not observed yet. None leaves the column out.
         ensemble: (realization, lead_time, y, x) in mm/h, as forecasters return it.
+        lead_times: Rows, in minutes, as timedeltas, or as texts like ``30min``; by default 15, 30 and 60
+            minutes, or three of the forecast's own evenly chosen.
         threshold: Of the probability, mm/h.
-        lead_times: Rows; by default 15, 30 and 60 minutes, or three of the forecast's own evenly chosen.
+        palette: Of rain, as of `plot_map`.
 
     Raises:
-        RefusedInput: If the ensemble lacks a dim, the CRS or a lead time, or the grids differ.
+        RefusedInput: If the ensemble lacks a dim, the CRS or a lead time, the grids differ, or the threshold
+            is not above 0.
     """
-    _check_panel(observed, ensemble)
-    rows = ensemble.sel(lead_time=_panel_leads(ensemble, lead_times)).load()
-    columns = _panel_columns(observed, rows, threshold)
-    figure, axes = _panel_axes(projection_of(ensemble), len(columns), rows.sizes["lead_time"])
+    refuse_thresholds((threshold,))
+    ensemble = checked(ensemble)
+    rows = ensemble.sel(lead_time=chosen_leads(ensemble, lead_times)).load()
+    frames = None if observed is None else _observed_at(observed, rows)
+    box = shown_box(frames, rows)
+    columns = _panel_columns(frames, rows, threshold)
+    figure, axes = new_sheet(
+        rows.isel(box), title_of(rows), rows=rows.sizes["lead_time"], columns=len(columns)
+    )
     for column, (name, fields) in enumerate(columns.items()):
         for row, field in enumerate(fields):
-            title = name if row == 0 else ""
-            if field is None:
-                _draw_absent(axes[row, column], title)
-            else:
-                plot_map(field, ax=axes[row, column], title=title, colour_bar=False, graticule=False)
-    for row, ax in enumerate(axes[:, 0]):
-        label = f"+{lead_text(rows['lead_time'].values[row])}\n{utc(rows['time'].values[row])[11:]}"
-        ax.annotate(label, (0, 0.5), (-7, 0), xycoords="axes fraction", textcoords="offset points",
-                    ha="right", va="center", fontsize=9)  # fmt: skip
-    _draw_panel_keys(figure, axes, with_probability=rows.sizes["realization"] > 1)
-    members = f"{rows.sizes['realization']} members" if rows.sizes["realization"] > 1 else ""
-    made_by = f"by {ensemble.attrs['model']}" if "model" in ensemble.attrs else ""
-    title = ", ".join(filter(None, (heading(rows.drop_vars(["time", "lead_time"])), made_by, members)))
-    width, height = figure.get_size_inches()
-    figure.suptitle(
-        title, x=_PANEL_LEFT / width, y=1 - 0.1 / height, ha="left", va="top", fontsize=12 if width > 8 else 8
-    )
+            shown = None if field is None else field.isel(box)
+            draw_field(axes[row, column], shown, name if row == 0 else "", palette)
+    for ax, lead, valid in zip(axes[:, 0], rows["lead_time"].values, rows["time"].values, strict=True):
+        draw_row_label(ax, lead_label(lead, valid))
+    several = rows.sizes["realization"] > 1
+    draw_key(axes[-1, :-1] if several else axes[-1], palette_of(ensemble, palette), no_data=True)
+    if several:
+        draw_key(axes[-1, -1:], PROBABILITY, no_data=False)
     return figure
 
 
-def _check_panel(observed: xr.DataArray | None, ensemble: xr.DataArray) -> None:
-    if ensemble.dims != ("realization", "lead_time", "y", "x"):
-        raise RefusedInput(
-            "a panel shows a forecast (realization, lead_time, y, x)", came=f"dims {ensemble.dims}",
-            do="transpose it, or draw one field with plot_map",
-        )  # fmt: skip
-    if observed is not None and not all(
-        observed.sizes[name] == ensemble.sizes[name]
-        and np.allclose(observed[name].values, ensemble[name].values, rtol=0, atol=_GRID_TOLERANCE)
-        for name in ("x", "y")
-    ):
-        raise RefusedInput(
-            "the observation is on the grid of the forecast",
-            came=f"{dict(observed.sizes)} against {dict(ensemble.sizes)}",
-            do="crop the observation to the x and y of the forecast",
-        )
-
-
-def _panel_leads(ensemble: xr.DataArray, lead_times: Sequence[np.timedelta64] | None) -> np.ndarray:
-    available = ensemble["lead_time"].values
-    if lead_times is None:
-        if np.isin(PREFERRED_LEADS, available).all():
-            return np.array(PREFERRED_LEADS)
-        count = min(3, available.size)
-        return available[[round((n + 1) * available.size / count) - 1 for n in range(count)]]
-    chosen = np.array(list(lead_times), dtype="timedelta64[ns]")
-    lacking = chosen[~np.isin(chosen, available)]
-    if lacking.size:
-        raise RefusedInput(
-            "the forecast has every lead time to be drawn", came=f"{lead_text(lacking[0])}, absent",
-            do=f"choose from {lead_text(available[0])} to {lead_text(available[-1])}",
-        )  # fmt: skip
-    return chosen
+def _observed_at(observed: xr.DataArray, rows: xr.DataArray) -> xr.DataArray:
+    """The frames at the valid times of a forecast, as far as there are any."""
+    observed = on_same_grid(observed, rows)
+    return observed.isel(time=np.isin(observed["time"].values, rows["time"].values)).load()
 
 
 def _panel_columns(
@@ -125,11 +99,10 @@ def _panel_columns(
         columns["Observed"] = [
             observed.sel(time=time) if time in known else None for time in rows["time"].values
         ]
-    members = rows.sizes["realization"]
-    if members == 1:
+    if rows.sizes["realization"] == 1:
         columns["Forecast"] = [rows[0, row] for row in range(count)]
         return columns
-    mean = rows.mean("realization")
+    mean = rows.mean("realization", keep_attrs=True)
     columns["Ensemble mean"] = [mean[row] for row in range(count)]
     for member in range(2):
         columns[f"Member {rows['realization'].values[member]}"] = [rows[member, row] for row in range(count)]
@@ -138,41 +111,102 @@ def _panel_columns(
     return columns
 
 
-def _panel_axes(projection: GridProjection, columns: int, rows: int) -> tuple[Figure, np.ndarray]:
-    west, east, south, north = projection.bounds
-    scale = _PANEL_SIDE / max(east - west, north - south)
-    width, height = (east - west) * scale, (north - south) * scale
-    size = (
-        max(_PANEL_LEFT + columns * (width + _PANEL_GAP) + 0.1, 4.2),
-        _PANEL_TOP + rows * (height + _PANEL_GAP) + _PANEL_BOTTOM,
+def plot_stamps(
+    ensemble: xr.DataArray,
+    *,
+    lead_time: Lead,
+    observed: xr.DataArray | None = None,
+    columns: int | None = None,
+    palette: Palette | str | None = None,
+) -> Figure:
+    """Postage stamps: a small map of every member at one lead time, after what was observed.
+
+    Args:
+        ensemble: (realization, lead_time, y, x) in mm/h, as forecasters return it.
+        lead_time: In minutes, as a timedelta, or as a text like ``60min``.
+        observed: Rain array (time, y, x) on the grid of the forecast, in mm/h, from which the valid time is
+            picked; without it the map says that it is not observed yet. None leaves the map out.
+        columns: Maps side by side; by default so many that the figure is a little wider than high.
+        palette: Of rain, as of `plot_map`.
+
+    Raises:
+        RefusedInput: If the ensemble lacks a dim, the CRS or the lead time, the grids differ, or there is to
+            be no column.
+    """
+    if columns is not None and columns < 1:
+        raise RefusedInput("columns are 1 or more", came=columns, do="leave it out, or give 5, say")
+    ensemble = checked(ensemble)
+    (lead,) = chosen_leads(ensemble, [lead_time])
+    members = ensemble.sel(lead_time=lead).load()
+    frames = None if observed is None else _observed_at(observed, members.expand_dims("lead_time"))
+    box = shown_box(frames, members)
+    shown = members.isel(box)
+    stamps: list[tuple[str, xr.DataArray | None]] = []
+    if frames is not None:
+        stamps.append(("Observed", frames.isel(box)[0] if frames.sizes["time"] else None))
+    stamps += [(f"Member {member['realization'].values}", member) for member in shown]
+    west, east, south, north = projection_of(shown).bounds
+    if columns is None:
+        columns = round(np.sqrt(len(stamps) * SHEET_SHAPE * (north - south) / (east - west)))
+    columns = min(max(columns, 1), len(stamps))
+    figure, axes = new_sheet(shown, title_of(members), rows=-(-len(stamps) // columns), columns=columns,
+                             side=STAMP_SIDE, left=0.15, gap=0.24)  # fmt: skip
+    for ax, (name, field) in zip(axes.flat, stamps, strict=False):
+        draw_field(ax, field, name, palette, size=8)
+    for ax in axes.flat[len(stamps) :]:
+        draw_blank(ax)
+    draw_key(axes[-1], palette_of(ensemble, palette), no_data=True)
+    return figure
+
+
+def plot_exceedance(
+    ensemble: xr.DataArray,
+    *,
+    thresholds: Sequence[float] = (1.0,),
+    lead_times: Sequence[Lead] | None = None,
+) -> Figure:
+    """Maps of the probability that it rains as much as a threshold or more: the share of the members.
+
+    A row is a threshold, a column a lead time.
+
+    Args:
+        ensemble: (realization, lead_time, y, x) in mm/h, of two members or more.
+        thresholds: Rows, mm/h.
+        lead_times: Columns, as the rows of `plot_panel`.
+
+    Raises:
+        RefusedInput: If the ensemble lacks a dim, the CRS or a lead time, it has one member alone, or a
+            threshold is not above 0.
+    """
+    refuse_thresholds(thresholds)
+    ensemble = checked(ensemble)
+    if ensemble.sizes["realization"] < 2:
+        raise RefusedInput(
+            "probabilities are those of an ensemble of two members or more", came="one",
+            do="give more members, or draw the forecast with plot_map",
+        )  # fmt: skip
+    chosen = ensemble.sel(lead_time=chosen_leads(ensemble, lead_times)).load()
+    chosen = chosen.isel(shown_box(chosen))
+    figure, axes = new_sheet(
+        chosen, title_of(chosen), rows=len(thresholds), columns=chosen.sizes["lead_time"], left=1.0
     )
-    figure = Figure(figsize=size, dpi=100)
-    axes = np.empty((rows, columns), dtype=object)
-    for row, column in np.ndindex(rows, columns):
-        left = _PANEL_LEFT + column * (width + _PANEL_GAP)
-        bottom = _PANEL_BOTTOM + (rows - 1 - row) * (height + _PANEL_GAP) + _PANEL_GAP
-        place = (left / size[0], bottom / size[1], width / size[0], height / size[1])
-        axes[row, column] = figure.add_axes(place, projection=projection)
-    return figure, axes
+    for row, threshold in enumerate(thresholds):
+        draw_row_label(axes[row, 0], f"≥ {threshold:g} mm/h")
+        probability = exceedance_probability(chosen, threshold)
+        for ax, field in zip(axes[row], probability, strict=True):
+            above = lead_label(field["lead_time"].values, field["time"].values, between=", ")
+            draw_field(ax, field, above if row == 0 else "", None)
+    draw_key(axes[-1], PROBABILITY, no_data=True)
+    return figure
 
 
-def _draw_absent(ax: GeoAxes, title: str) -> None:
-    ax.set_title(title, loc="left", fontsize=10)
-    ax.text(0.5, 0.5, "not observed yet", transform=ax.transAxes, ha="center", va="center", color="0.4",
-            fontsize=9)  # fmt: skip
+def refuse_thresholds(thresholds: Sequence[float]) -> None:
+    """Refuse thresholds that tell nothing.
 
-
-def _draw_panel_keys(figure: Figure, axes: np.ndarray, *, with_probability: bool) -> None:
-    """One bar of rain under the columns in mm/h and one of probability under its own."""
-    unit = np.array([figure.get_figwidth(), figure.get_figheight()])
-    bottom, height, key = 0.5 / unit[1], 0.14 / unit[1], 0.85 / unit[0]
-    first, last = axes[-1, 0].get_position(), axes[-1, -2 if with_probability else -1].get_position()
-    width = np.clip(last.x1 - first.x0 - key, 2.6 / unit[0], 7.0 / unit[0])
-    rain = figure.add_axes((first.x0 + key, bottom, width, height))
-    draw_colour_bar(rain, RAIN, orientation="horizontal")
-    draw_no_data_key(rain, (-key / width, 0.0, 0.25 / unit[0] / width, 1.0), RAIN)
-    if with_probability:
-        place = axes[-1, -1].get_position()
-        draw_colour_bar(
-            figure.add_axes((place.x0, bottom, place.width, height)), PROBABILITY, orientation="horizontal"
+    Raises:
+        RefusedInput: If there is none, or one is not above 0.
+    """
+    if not len(thresholds) or not all(0 < threshold < np.inf for threshold in thresholds):
+        raise RefusedInput(
+            "thresholds are one or more, above 0 mm/h", came=tuple(thresholds), do="give 1.0, say"
         )

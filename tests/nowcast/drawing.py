@@ -57,9 +57,9 @@ def colour(name: str) -> list[int]:
 
 
 def colours_in_the_middle(field: xr.DataArray, **options) -> list[int]:
-    """Colour of the central cell of a map without lines."""
+    """Colour of the central cell of a map without lines and words."""
     ax = plot_map(field, graticule=False, **options)
-    for collection in ax.collections:
-        collection.set_visible(False)
+    for artist in (*ax.collections, *ax.texts):
+        artist.set_visible(False)
     column, row = ax.transAxes.transform((0.5, 0.5)).round().astype(int)
     return pixels(ax.figure)[row, column].tolist()
