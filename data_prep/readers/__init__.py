@@ -100,7 +100,7 @@ def find_reader(path: str | Path) -> Reader:
     raise RefusedInput(
         f"a radar file is of a known format ({', '.join(_readers())})",
         came=f"{path}, which begins with {head[:16]!r}",
-        do=f"leave it out, or add a reader by an entry point of the group {GROUP}",
+        do="leave it out, or name a reader of your own, module:NAME, in the prep configuration",
     )
 
 

@@ -1,0 +1,168 @@
+# %% [markdown]
+# # Train a network, and watch it learn
+#
+# A network of DGMR's kind at a sixth of its widths is trained for some seconds on synthetic rain, to show
+# what training needs, what is logged, and how a training is judged. It does not become a good network: that
+# takes hours on a GPU, and a good one is shipped.
+
+# %%
+# %matplotlib inline
+import logging
+import os
+import tempfile
+import warnings
+from pathlib import Path
+
+import pytorch_lightning as pl
+from pytorch_lightning.loggers import CSVLogger
+
+import nowcast
+from data_prep.pipeline import Recipe, prepare_arrays
+from data_prep.sampling import Sampling
+from data_prep.splits import Splits
+from data_prep.store import About
+from data_prep.synthetic import SyntheticRain, generate
+
+os.chdir(tempfile.mkdtemp())  # what this notebook writes goes to a temporary folder
+logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+warnings.filterwarnings("ignore", module="pytorch_lightning")
+
+# %% [markdown]
+# ## An archive to train on
+#
+# Fifteen hours of synthetic rain, split by time: three blocks of three hours train, one validates, one
+# tests. Windows of 22 frames, four of context and 18 of future, are drawn in favour of rain. A real archive
+# is made in the same way from files ([02](02_radar_to_zarr_and_quality.ipynb)).
+
+# %%
+recipe = Recipe(
+    about=About(title="Synthetic radar", institution="nowcast, synthetic rain", license="Apache-2.0"),
+    splits=Splits(
+        origin="2026-01-01T00:00", block_minutes=180, guard_minutes=0,
+        cycle=("train", "train", "train", "validation", "test"),
+    ),
+    sampling=Sampling(height=64, width=64, q_min=0.05, m=1.0),
+)  # fmt: skip
+weather = SyntheticRain(shape=(192, 192), start="2026-01-01T00:00", wet_fraction=0.35, growth=0.15)
+rain = generate(weather, frames=180, seed=3)["rainfall_rate"]
+report = prepare_arrays(iter([rain]), "synthetic.zarr", recipe)
+print(report.frames, "frames,", report.windows, "windows")
+
+# %% [markdown]
+# ## Networks
+#
+# The generator makes the future, the discriminators judge it: one looks at single frames, one at their
+# sequence. Rain goes in as its square root, in the frame that moves with it, so that the network learns how
+# rain changes and not that it moves.
+
+# %%
+from nowcast.model import PRESETS, Discriminator, Generator
+from nowcast.training.gan import NowcastGAN
+
+pl.seed_everything(1, verbose=False)
+model = NowcastGAN(
+    Generator(**PRESETS["tiny"]["generator"]),
+    Discriminator(**PRESETS["tiny"]["discriminator"]),
+    transform="square_root",
+    generator_lr=1e-3,
+    discriminator_lr=1e-3,
+    betas=(0.5, 0.999),
+    samples=2,
+    validation_members=2,
+)
+for name, network in (("generator", model.generator), ("discriminators", model.discriminator)):
+    print(f"{name}: {sum(weights.numel() for weights in network.parameters()):,} weights")
+
+# %% [markdown]
+# ## Training
+#
+# Every batch trains the discriminators, every second one the generator, too. The command line does what
+# this cell does, from a configuration: `nowcast train fit --config configs/train/tiny.yaml --data.store
+# synthetic.zarr`. `nowcast doctor` with the same options tells what memory and time it will take.
+
+# %%
+from nowcast.training.callbacks import CasePictures, GeneratorAverage
+from nowcast.training.datamodule import RadarDataModule
+
+data = RadarDataModule("synthetic.zarr", batch_size=2, size=64, samples_per_epoch=160, validation_samples=4)
+trainer = pl.Trainer(
+    accelerator="cpu",
+    max_steps=120,  # of both optimisers: 80 of the discriminators, 40 of the generator
+    val_check_interval=20,
+    log_every_n_steps=1,
+    logger=CSVLogger("runs", name="tiny", version=0),
+    callbacks=[GeneratorAverage(decay=0.9), CasePictures()],
+    enable_checkpointing=False,
+    enable_progress_bar=False,
+    enable_model_summary=False,
+    num_sanity_val_steps=0,
+)
+trainer.fit(model, datamodule=data)
+trainer.save_checkpoint("tiny.ckpt")
+print(int(model.generator_steps), "steps of the generator")
+
+# %% [markdown]
+# ## Watching
+#
+# A training is watched by its log. Losses of a GAN do not fall like others: generator and critics hold each
+# other in balance. Look instead at three things. The accuracy of the critics stays well between a half and
+# one; at one they have won and the generator learns nothing more. Gradient norms stay of one order. And the
+# CRPS on validation windows falls: it is the only one of these numbers that says whether forecasts get
+# better.
+
+# %%
+from nowcast.plotting.training import plot_training
+
+plot_training("runs/tiny/version_0")
+
+# %% [markdown]
+# And by its pictures: one validation window is forecast at every validation. After forty steps there is no
+# more than a wet smear in the right place.
+
+# %%
+from IPython.display import Image
+
+Image(sorted(Path("runs/tiny/version_0/pictures").glob("*.png"))[-1])
+
+# %% [markdown]
+# ## What was learned?
+#
+# The checkpoint is a forecaster like any other. On the block that nobody trained on, against the network
+# that is shipped and against persistence:
+
+# %%
+from nowcast.evaluation.cases import valid_starts
+
+radar = nowcast.open_radar("synthetic.zarr")
+start = valid_starts(radar, context_frames=4, lead_steps=18, part="test")[0]
+context = radar.sel(time=slice(None, start)).isel(time=slice(-4, None))
+forecasts = {
+    name: nowcast.load_forecaster(path).forecast(context, members=4, seed=0)
+    for name, path in {"tiny, 40 steps": "tiny.ckpt", "pretrained": "pretrained"}.items()
+}
+scores = nowcast.verify(forecasts, truth=radar, reference="persistence")
+leads = [f"{minutes}min" for minutes in (5, 15, 30, 60, 90)]
+scores["crps"].sel(lead_time=leads).to_pandas().T.round(3)
+
+# %%
+from nowcast.plotting import plot_panel
+
+plot_panel(radar, forecasts["tiny, 40 steps"])
+
+# %% [markdown]
+# ## For a network that is of use
+#
+# Go on from the network that is shipped, with radar of your own, or train the paper's networks on GPUs.
+# `doctor` says before what it will cost, and a run that was interrupted goes on with the losses that it
+# would have had.
+#
+# ```
+# nowcast train fit --config configs/train/finetune.yaml --init pretrained --data.stores '[mine.zarr]'
+#
+# nowcast doctor    --config configs/train/dgmr.yaml --data.store mine.zarr
+# nowcast train fit --config configs/train/dgmr.yaml --data.store mine.zarr
+# nowcast train fit --config configs/train/dgmr.yaml --data.store mine.zarr --ckpt_path last.ckpt
+# ```
+#
+# Judge it by `nowcast verify` on cases that it has not seen ([05](05_verify.ipynb)), and never by its
+# losses.

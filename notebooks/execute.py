@@ -1,0 +1,53 @@
+"""Run the notebooks and keep their outputs: each NN_name.py becomes NN_name.ipynb.
+
+All of them, or those whose names begin as asked: ``python notebooks/execute.py 01 04``.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+import jupytext
+import nbformat
+from nbclient import NotebookClient
+
+FOLDER = Path(__file__).resolve().parent
+METADATA = {
+    "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+    "language_info": {"name": "python"},
+}
+
+
+def execute(source: Path) -> None:
+    """Run one notebook; whatever goes wrong in it is raised, and the former outputs stay."""
+    notebook = jupytext.read(source)
+    NotebookClient(
+        notebook, kernel_name="python3", timeout=600, record_timing=False, coalesce_streams=True,
+        resources={"metadata": {"path": FOLDER}},
+    ).execute()  # fmt: skip
+    notebook.metadata = METADATA
+    for number, cell in enumerate(notebook.cells):
+        # Random where nobody sets them, and then every run would differ.
+        cell.id = f"cell-{number}"
+        cell.metadata = {}
+        for output in cell.get("outputs", []):
+            if "text/plain" in output.get("data", {}):
+                # xarray's HTML holds random names, and not every viewer of notebooks shows it.
+                output["data"].pop("text/html", None)
+    nbformat.write(nbformat.from_dict(notebook), source.with_suffix(".ipynb"))
+
+
+def main(beginnings: list[str]) -> None:
+    """Run the notebooks whose names begin so, all if nothing is asked for."""
+    for source in sorted(FOLDER.glob("[0-9][0-9]_*.py")):
+        if source.name.startswith(tuple(beginnings or [""])):
+            began = time.monotonic()
+            execute(source)
+            size = source.with_suffix(".ipynb").stat().st_size
+            print(f"{source.stem}: {time.monotonic() - began:.0f} s, {size / 1000:.0f} kB")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
