@@ -7,7 +7,7 @@ PY    := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: setup demo test lint clean
+.PHONY: setup demo test lint docs notebooks notebooks-check clean
 
 setup: $(STAMP)
 
@@ -27,10 +27,27 @@ demo: setup
 test: lint
 	$(PY) -m pytest
 
+# Runs each notebooks/NN_name.py and keeps its outputs in the .ipynb beside it; 02, 04 and 05 need the real radar files.
+notebooks: setup
+	$(PY) notebooks/execute.py
+
+# Runs them and keeps nothing.
+notebooks-check: setup
+	$(PY) -m pytest --nbmake --nbmake-timeout=600 notebooks
+
 lint: setup
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
+
+# What the site is built with comes in once; building and reading it need no network.
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict
+
+$(VENV)/.docs: $(STAMP)
+	$(PY) -m uv pip install -q --compile-bytecode --python $(PY) -c $(CONSTRAINTS) -e '.[docs]' \
+	  || $(PY) -m pip install -q -c $(CONSTRAINTS) -e '.[docs]'
+	@touch $@
 
 clean:
 	rm -rf $(VENV) out .mypy_cache .pytest_cache .ruff_cache *.egg-info
