@@ -148,7 +148,7 @@ def plot(
     forecast: str, output: str, store: str | None = None, lead_minutes: int | None = None,
     threshold: float = 1.0, product: Literal["mean", "probability_matched_mean"] = "mean",
 ) -> int:  # fmt: skip
-    """Draw a forecast file: maps as .png, a loop of one forecast as .gif or .webp.
+    """Draw a forecast file: maps as .png, a loop of one forecast as .gif, .webp or .mp4.
 
     Args:
         forecast: Forecast file.
@@ -170,7 +170,7 @@ def plot(
     members = ensemble.sizes["realization"]
     of_members = f", {SINGLES[product].title} of {members} members" if members > 1 else ""
     made_by = f"{ensemble.attrs.get('model')}{of_members}"
-    if Path(output).suffix in (".gif", ".webp"):
+    if Path(output).suffix in (".gif", ".webp", ".mp4"):
         animate(read_forecast(forecast, product=product).load(), output, title=made_by)
     elif lead_minutes is None:
         save_figure(plot_panel(observed, ensemble, threshold=threshold), output)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
+import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +18,12 @@ from PIL import ExifTags, Image
 
 from data_prep.schema import RefusedInput
 from nowcast.files import written_whole
-from nowcast.plotting.grids import in_metres, raster
-from nowcast.plotting.maps import HEADING, draw_remark, heading, new_axes, plot_map, remark
+from nowcast.plotting.grids import in_metres, raster, refuse_other_units
+from nowcast.plotting.maps import HEADING, draw_remark, heading, new_axes, plot_map, range_edge, remark
 from nowcast.plotting.palettes import Palette, palette_of
 
-LOOPS = {".gif": "GIF", ".webp": "WebP"}
+LOOPS = {".gif": "GIF", ".webp": "WebP", ".mp4": "MP4"}
+"""Kinds of loops by suffix; MP4 where ffmpeg is."""
 LAST_FRAME_SECONDS = 1.2
 _COLOURS = 96
 _NEAR = 12
@@ -34,72 +39,128 @@ def animate(
     palette: Palette | str | None = None,
     description: str = "",
 ) -> None:
-    """Write an endless loop of maps.
+    """Write an endless loop of maps, or a video of them.
 
     Args:
         fields: (time, y, x) or (lead_time, y, x) with the spatial coordinates of a rain array; mm/h, or
             probabilities (units ``1``).
-        path: ``.gif`` or ``.webp``; written whole or not at all.
+        path: ``.gif``, ``.webp`` or, where ffmpeg is on the ``PATH``, ``.mp4``; written whole or not at all.
         title: First line of the heading, above the times.
         frames_per_second: Speed; the last frame stays for `LAST_FRAME_SECONDS`.
         palette: As of `plot_map`.
         description: What the file says of itself beside the pictures.
 
     Raises:
-        RefusedInput: If the suffix is another, the speed is not positive, or the fields have other dims.
+        RefusedInput: If the suffix is another, the speed is not positive, the fields have other dims, or
+            ffmpeg is absent or fails; and as `plot_map`.
     """
     path = Path(path)
     kind = path.suffix.lower()
     if kind not in LOOPS:
-        raise RefusedInput("a loop is a .gif or a .webp", came=path.name, do="change the suffix")
+        raise RefusedInput("a loop is a .gif, a .webp or an .mp4", came=path.name, do="change the suffix")
+    ffmpeg = shutil.which("ffmpeg")
+    if kind == ".mp4" and ffmpeg is None:
+        raise RefusedInput("an .mp4 is written by ffmpeg", came="no ffmpeg on the PATH",
+                           do="install ffmpeg, or write a .gif or .webp")  # fmt: skip
     if frames_per_second <= 0:
         raise RefusedInput("frames_per_second is positive", came=frames_per_second, do="give 4, say")
+    if not isinstance(palette, Palette):
+        refuse_other_units(fields)
+    palette, fields = palette_of(fields, palette), in_metres(fields)
     if fields.dims not in (("time", "y", "x"), ("lead_time", "y", "x")) or not len(fields):
         raise RefusedInput(
             "a loop shows one field or more (time, y, x) or (lead_time, y, x)", came=dict(fields.sizes),
             do="choose a member with sel, or average over members",
         )  # fmt: skip
-    images = list(_frames(fields, title, palette_of(fields, palette)))
+    pictures = _pictures(fields, title, palette)
+    with written_whole(path) as partial:
+        if kind == ".mp4":
+            _write_video(pictures, Path(partial), str(ffmpeg), frames_per_second, description)
+        else:
+            _write_loop(pictures, Path(partial), LOOPS[kind], palette, frames_per_second, description)
+
+
+def _write_loop(
+    pictures: Iterator[Image.Image],
+    path: Path,
+    kind: str,
+    palette: Palette,
+    frames_per_second: float,
+    description: str,
+) -> None:
+    """Write pictures as GIF or WebP, with the same few colours in all of them."""
+    images: list[Image.Image] = []
+    indexed: Image.Image | None = None
+    for picture in pictures:
+        indexed = indexed or _indexed(picture, palette)
+        images.append(picture.quantize(palette=indexed, dither=Image.Dither.NONE))
     duration = [round(1000 / frames_per_second)] * len(images)
     duration[-1] = max(duration[-1], round(1000 * LAST_FRAME_SECONDS))
     options: dict[str, Any] = {"save_all": True, "append_images": images[1:], "duration": duration, "loop": 0}
-    if kind == ".gif" and description:
+    if kind == "GIF" and description:
         options["comment"] = description
-    if kind == ".webp":
+    if kind == "WebP":
         images = [image.convert("RGB") for image in images]
         options |= {"append_images": images[1:], "lossless": True, "quality": 10, "method": 1}
         exif = Image.Exif()
         exif[ExifTags.Base.ImageDescription] = description
         options |= {"exif": exif.tobytes()} if description else {}
-    with written_whole(path) as partial:
-        images[0].save(partial, format=LOOPS[kind], **options)
+    images[0].save(path, format=kind, **options)
 
 
-def _frames(fields: xr.DataArray, title: str | None, palette: Palette) -> Iterator[Image.Image]:
-    """Pictures of all fields with the same colours; what does not change is drawn once."""
-    fields = in_metres(fields)
+def _write_video(
+    pictures: Iterator[Image.Image], path: Path, ffmpeg: str, frames_per_second: float, description: str
+) -> None:
+    """Hand pictures to ffmpeg, the last one often enough to stay."""
+    picture = next(pictures)
+    rate = f"{frames_per_second:g}"
+    command = [
+        ffmpeg, "-loglevel", "error", "-y",
+        "-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{picture.width}x{picture.height}", "-r", rate,
+        "-i", "-",
+        # Players expect halved colour, which needs even sides.
+        "-vf", "pad=ceil(iw/2)*2:ceil(ih/2)*2:color=white", "-pix_fmt", "yuv420p", "-movflags", "+faststart",
+        "-metadata", f"comment={description}", "-f", "mp4", str(path),
+    ]  # fmt: skip
+    with tempfile.TemporaryFile() as said:
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=said, stderr=said) as process:
+            assert process.stdin is not None
+            # If ffmpeg ends early, what it said tells more than the broken pipe.
+            with suppress(BrokenPipeError), process.stdin as pipe:
+                pipe.write(picture.tobytes())
+                for picture in pictures:
+                    pipe.write(picture.tobytes())
+                for _ in range(round(LAST_FRAME_SECONDS * frames_per_second) - 1):
+                    pipe.write(picture.tobytes())
+        said.seek(0)
+        words = said.read().decode(errors="replace").strip()
+    if process.returncode:
+        raise RefusedInput("ffmpeg writes the .mp4", came=words or f"exit status {process.returncode}",
+                           do="repair ffmpeg, or write a .gif or .webp")  # fmt: skip
+
+
+def _pictures(fields: xr.DataArray, title: str | None, palette: Palette) -> Iterator[Image.Image]:
+    """Maps of all fields; what does not change is drawn once."""
     texts = ["\n".join(part for part in (title, heading(field)) if part) for field in fields]
     ax = new_axes(fields[0], heading_lines=texts[0].count("\n") + 1)
     plot_map(fields[0], ax=ax, title=texts[0], palette=palette)
+    edge = ax.collections[0]  # drawn first
     heading_text, words = ax.set_title(texts[0], loc="left", **HEADING), draw_remark(ax, "")
-    figure = ax.figure
-    canvas = FigureCanvasAgg(figure)
-    moving = [*ax.images, *ax.collections, ax.spines["geo"]]
-    for artist in (*moving, heading_text, words):
+    moving = [*ax.images, *ax.collections, ax.spines["geo"], heading_text, words]
+    canvas = FigureCanvasAgg(ax.figure)
+    for artist in moving:
         artist.set_animated(True)
     canvas.draw()
-    static = canvas.copy_from_bbox(figure.bbox)
-    indexed: Image.Image | None = None
+    static = canvas.copy_from_bbox(ax.figure.bbox)
     for text, field in zip(texts, fields, strict=True):
         canvas.restore_region(static)
         ax.images[0].set_data(raster(field))
+        edge.set_segments(range_edge(field))
         heading_text.set_text(text)
         words.set_text(remark(field, palette))
-        for artist in (*moving, heading_text, words):
+        for artist in moving:
             artist.draw(canvas.get_renderer())
-        picture = Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy())
-        indexed = indexed or _indexed(picture, palette)
-        yield picture.quantize(palette=indexed, dither=Image.Dither.NONE)
+        yield Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy())
 
 
 def _indexed(picture: Image.Image, palette: Palette) -> Image.Image:

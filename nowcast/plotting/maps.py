@@ -169,15 +169,20 @@ def draw_remark(ax: Axes, text: str) -> Text:
     """Words in the middle of a map."""
     return ax.text(
         0.5, 0.5, text, transform=ax.transAxes, ha="center", va="center", fontsize=11, color="0.25", zorder=5,
-        bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 3} if text else None,
+        bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 3},
     )  # fmt: skip
 
 
-def attribution(field: xr.DataArray) -> str:
-    """Whose data and whose map, as the attributes of the field name them."""
+def data_attribution(field: xr.DataArray) -> str:
+    """Whose data, as the attributes of the field name them; empty if they do not."""
     licence = str(field.attrs.get("license", "")).removeprefix(_LICENCE_PREFIX)
     data = ", ".join(filter(None, (str(field.attrs.get("institution", "")), licence)))
-    return " · ".join(filter(None, (f"Data: {data}" if data else "", "Map: Natural Earth")))
+    return f"Data: {data}" if data else ""
+
+
+def attribution(field: xr.DataArray) -> str:
+    """Whose data and whose map."""
+    return " · ".join(filter(None, (data_attribution(field), "Map: Natural Earth")))
 
 
 def draw_attribution(ax: Axes, field: xr.DataArray) -> None:
