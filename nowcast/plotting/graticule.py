@@ -33,9 +33,9 @@ def draw_graticule(ax: Axes, field: xr.DataArray) -> None:
         LineCollection(meridians + parallels, colors="#8c8c8c", linewidths=0.4, linestyles=":", zorder=1.5),
         autolim=False,
     )
-    across = [(_crossing(line, 1, south, (west, east)), _degrees(value, "E", "W"))
+    across = [(_crossing(line, 1, south, (west, east)), degrees(value, "E", "W"))
               for line, value in zip(meridians, _round_values(*longitude), strict=True)]  # fmt: skip
-    up = [(_crossing(line, 0, west, (south, north)), _degrees(value, "N", "S"))
+    up = [(_crossing(line, 0, west, (south, north)), degrees(value, "N", "S"))
           for line, value in zip(parallels, _round_values(*latitude), strict=True)]  # fmt: skip
     for axis, marks in ((ax.xaxis, across), (ax.yaxis, up)):
         kept = [(place, label) for place, label in marks if place is not None]
@@ -82,7 +82,8 @@ def _crossing(line: np.ndarray, axis: int, edge: float, limits: tuple[float, flo
     return None
 
 
-def _degrees(value: float, positive: str, negative: str) -> str:
+def degrees(value: float, positive: str, negative: str) -> str:
+    """An angle as ``4.5°E``, the letter by its sign."""
     value = (value + 180) % 360 - 180 if positive == "E" else value
     side = positive if value > 0 else negative if value < 0 else ""
     return f"{abs(round(value, 2)):g}°{side}"

@@ -145,10 +145,7 @@ def plot_stamps(
     if frames is not None:
         stamps.append(("Observed", frames.isel(box)[0] if frames.sizes["time"] else None))
     stamps += [(f"Member {member['realization'].values}", member) for member in shown]
-    west, east, south, north = projection_of(shown).bounds
-    if columns is None:
-        columns = round(np.sqrt(len(stamps) * SHEET_SHAPE * (north - south) / (east - west)))
-    columns = min(max(columns, 1), len(stamps))
+    columns = min(columns or _full_columns(len(stamps), shown), len(stamps))
     figure, axes = new_sheet(shown, title_of(members), rows=-(-len(stamps) // columns), columns=columns,
                              side=STAMP_SIDE, left=0.15, gap=0.24)  # fmt: skip
     for ax, (name, field) in zip(axes.flat, stamps, strict=False):
@@ -157,6 +154,14 @@ def plot_stamps(
         draw_blank(ax)
     draw_key(axes[-1], palette_of(ensemble, palette), no_data=True)
     return figure
+
+
+def _full_columns(count: int, field: xr.DataArray) -> int:
+    """How many maps side by side make a sheet of about `SHEET_SHAPE` with few empty places."""
+    west, east, south, north = projection_of(field).bounds
+    wanted = np.sqrt(count * SHEET_SHAPE * (north - south) / (east - west))
+    candidates = range(max(1, int(0.8 * wanted)), max(1, int(1.35 * wanted)) + 1)
+    return min(candidates, key=lambda columns: (-count % columns, abs(columns - wanted)))
 
 
 def plot_exceedance(

@@ -1,0 +1,262 @@
+"""What figures of several maps share: a sheet of maps of one size with a title, keys and an attribution.
+
+A forecast is checked here, too, before maps are drawn of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from textwrap import wrap
+
+import numpy as np
+import xarray as xr
+from cartopy.mpl.geoaxes import GeoAxes
+from matplotlib.figure import Figure
+
+from data_prep.schema import RefusedInput
+from nowcast.fields import box_of_data
+from nowcast.plotting.grids import projection_of
+from nowcast.plotting.maps import (
+    draw_attribution,
+    draw_colour_bar,
+    draw_no_data_key,
+    draw_remark,
+    heading,
+    lead_text,
+    plot_map,
+    remark,
+    utc,
+)
+from nowcast.plotting.palettes import Palette, palette_of
+
+Lead = float | str | np.timedelta64
+"""A lead time: minutes, a text like ``30min``, or a timedelta."""
+PREFERRED_LEADS = tuple(np.timedelta64(m, "m") for m in (15, 30, 60))
+"""Lead times to draw, where the forecast has them all."""
+MARGIN = 0.03
+"""Of the longer side of a grid, that is shown around the cells with data."""
+MOSTLY_EMPTY = 0.5
+"""Of a grid: where the box that holds all data takes less, maps show that box alone."""
+_GRID_TOLERANCE = 1.0
+"""Metres by which the cells of the observation may lie off those of the forecast."""
+_DIMS = ("realization", "lead_time", "y", "x")
+_GAP, _RIGHT, _TOP, _BOTTOM, _TITLE_LINE = 0.12, 0.1, 0.5, 0.95, 0.2
+"""Inches: between maps, and margins; the top one with one line of title."""
+_LEAST_WIDTH = 5.0
+_LETTERS = 11
+"""Of a title, in an inch."""
+_KEY_BOTTOM, _KEY_HEIGHT, _KEY_WIDTHS, _NO_DATA_ROOM = 0.62, 0.14, (2.6, 7.0), 0.85
+"""Inches: where colour bars stand, their height, how long they are, and the room of the key of no data."""
+
+
+def checked(ensemble: xr.DataArray) -> xr.DataArray:
+    """A forecast with the dims in their order, and with the valid ``time`` of its lead times.
+
+    Args:
+        ensemble: mm/h, by realization, lead_time, y and x.
+
+    Raises:
+        RefusedInput: If a dim is not there or empty, or lead or reference times are not said.
+    """
+    if set(ensemble.dims) != set(_DIMS) or not ensemble.size:
+        raise RefusedInput(
+            "a figure of a forecast shows (realization, lead_time, y, x), one or more of each",
+            came=dict(ensemble.sizes),
+            do="draw one field with plot_map, or give a single forecast the dim with expand_dims",
+        )
+    times = {"lead_time", "forecast_reference_time"}
+    if not times <= set(ensemble.coords) or ensemble["lead_time"].dtype.kind != "m":
+        raise RefusedInput(
+            "a forecast says its forecast_reference_time, and its lead_time as time differences",
+            came=f"coordinates {sorted(map(str, ensemble.coords))}",
+            do="label it as nowcast.forecaster.label does",
+        )
+    valid = ensemble["forecast_reference_time"].values + ensemble["lead_time"].values
+    return ensemble.transpose(*_DIMS).assign_coords(time=("lead_time", valid))
+
+
+def on_same_grid(observed: xr.DataArray, ensemble: xr.DataArray) -> xr.DataArray:
+    """Frames that were observed on the grid of a forecast.
+
+    Raises:
+        RefusedInput: If they have other dims, or lie on another grid.
+    """
+    if set(observed.dims) != {"time", "y", "x"}:
+        raise RefusedInput(
+            "the observation is a rain array (time, y, x)",
+            came=f"dims {observed.dims}",
+            do="give the frames as nowcast.open_radar does",
+        )
+    if not all(
+        observed.sizes[name] == ensemble.sizes[name]
+        and np.allclose(observed[name].values, ensemble[name].values, rtol=0, atol=_GRID_TOLERANCE)
+        for name in ("x", "y")
+    ):
+        raise RefusedInput(
+            "the observation is on the grid of the forecast",
+            came=f"{dict(observed.sizes)} against {dict(ensemble.sizes)}",
+            do="crop the observation to the x and y of the forecast",
+        )
+    return observed.transpose("time", "y", "x")
+
+
+def chosen_leads(ensemble: xr.DataArray, lead_times: Sequence[Lead] | None) -> np.ndarray:
+    """The lead times to draw: those asked for, else `PREFERRED_LEADS` or three of the forecast's own.
+
+    Raises:
+        RefusedInput: If none is asked for, or one that the forecast does not have.
+    """
+    available = ensemble["lead_time"].values
+    if lead_times is None:
+        if np.isin(PREFERRED_LEADS, available).all():
+            return np.array(PREFERRED_LEADS)
+        count = min(3, available.size)
+        return available[[round((n + 1) * available.size / count) - 1 for n in range(count)]]
+    if not len(lead_times):
+        raise RefusedInput(
+            "lead times to draw are one or more", came="none", do="leave them out, or give some"
+        )
+    index = ensemble.get_index("lead_time")
+    places = []
+    for lead in lead_times:
+        wanted = np.timedelta64(round(60 * lead), "s") if isinstance(lead, (int, float)) else lead
+        try:
+            places.append(index.get_loc(wanted))
+        except (KeyError, ValueError, TypeError) as error:
+            raise RefusedInput(
+                "the forecast has every lead time to be drawn, given in minutes or like 30min",
+                came=f"{lead}, absent",
+                do=f"choose from {lead_text(available[0])} to {lead_text(available[-1])}",
+            ) from error
+    return available[places]
+
+
+def shown_box(*fields: xr.DataArray | None) -> dict[str, slice]:
+    """Slices of ``y`` and ``x`` that maps of fields on one grid show: all, unless it is mostly empty."""
+    known = [field for field in fields if field is not None]
+    seen = xr.concat(
+        [field.notnull().any([dim for dim in field.dims if dim not in ("y", "x")]) for field in known],
+        "field", coords="minimal", compat="override", join="override",
+    )  # fmt: skip
+    rows, columns = seen.sizes["y"], seen.sizes["x"]
+    box = box_of_data(seen.where(seen), margin=max(1, round(MARGIN * max(rows, columns))))
+    height, width = (len(range(*box[dim].indices(seen.sizes[dim]))) for dim in ("y", "x"))
+    return box if height * width < MOSTLY_EMPTY * rows * columns else {"y": slice(None), "x": slice(None)}
+
+
+def new_sheet(
+    field: xr.DataArray,
+    title: str,
+    *,
+    rows: int,
+    columns: int,
+    side: float = 2.7,
+    left: float = 0.8,
+    gap: float = _GAP,
+) -> tuple[Figure, np.ndarray]:
+    """A figure with axes for maps of one grid.
+
+    Args:
+        field: Anything on the grid, with the attributes of the data.
+        title: Of the figure; on several lines if it is long.
+        rows: Of maps.
+        columns: Of maps.
+        side: Inches of the longer side of a map.
+        left: Inches of room for labels of the rows.
+        gap: Inches between two rows.
+
+    Returns:
+        The figure, and its axes (row, column).
+    """
+    projection = projection_of(field)
+    west, east, south, north = projection.bounds
+    scale = side / max(east - west, north - south)
+    width, height = (east - west) * scale, (north - south) * scale
+    across = max(left + columns * (width + _GAP) + _RIGHT, _LEAST_WIDTH)
+    lines = wrap(title, max(20, round((across - left) * _LETTERS)))
+    top = _TOP + _TITLE_LINE * max(len(lines) - 1, 0)
+    size = (across, top + rows * (height + gap) + _BOTTOM)
+    figure = Figure(figsize=size, dpi=100)
+    axes = np.empty((rows, columns), dtype=object)
+    for row, column in np.ndindex(rows, columns):
+        x = left + column * (width + _GAP)
+        y = _BOTTOM + (rows - 1 - row) * (height + gap)
+        place = (x / size[0], y / size[1], width / size[0], height / size[1])
+        axes[row, column] = figure.add_axes(place, projection=projection)
+    figure.suptitle("\n".join(lines), x=left / size[0], y=1 - 0.1 / size[1], ha="left", va="top",
+                    fontsize=11, parse_math=False)  # fmt: skip
+    draw_attribution(axes[-1, 0], field)
+    return figure, axes
+
+
+def draw_field(
+    ax: GeoAxes, field: xr.DataArray | None, title: str, palette: Palette | str | None, *, size: float = 10
+) -> None:
+    """One map of a sheet; None is said to be not observed yet.
+
+    Args:
+        ax: Of the sheet.
+        field: (y, x), mm/h or a probability.
+        title: Above the map.
+        palette: Of fields in mm/h.
+        size: Of the title, points.
+    """
+    if field is None:
+        draw_remark(ax, "not observed yet")
+    else:
+        colours = palette_of(field) if field.attrs.get("units") == "1" else palette_of(field, palette)
+        plot_map(field, ax=ax, title="", palette=colours, colour_bar=False, graticule=False)
+        if not bool(field.notnull().any()):
+            draw_remark(ax, remark(field, colours))
+    ax.set_title(title, loc="left", fontsize=size, pad=3, parse_math=False)
+    for text in ax.texts:
+        text.set_fontsize(size - 1)
+
+
+def draw_blank(ax: GeoAxes) -> None:
+    """A place of a sheet without a map."""
+    ax.patch.set_visible(False)
+    ax.spines["geo"].set_visible(False)
+
+
+def draw_row_label(ax: GeoAxes, text: str) -> None:
+    """Words left of the first map of a row."""
+    ax.annotate(text, (0, 0.5), (-7, 0), xycoords="axes fraction", textcoords="offset points", ha="right",
+                va="center", fontsize=9, parse_math=False)  # fmt: skip
+
+
+def draw_key(axes: np.ndarray, palette: Palette, *, no_data: bool) -> None:
+    """A colour bar at the lower edge of a sheet.
+
+    Args:
+        axes: Maps of one row that it belongs to, from left to right.
+        palette: Its classes.
+        no_data: Whether the colour of no data is explained before it.
+    """
+    figure = axes[0].figure
+    across, up = figure.get_size_inches()
+    room = _NO_DATA_ROOM / across if no_data else 0.0
+    left, right = axes[0].get_position().x0, axes[-1].get_position().x1
+    least, most = (inches / across for inches in _KEY_WIDTHS) if no_data else (0.0, 1.0)
+    width = float(np.clip(right - left - room, least, most))
+    bar = figure.add_axes((left + room, _KEY_BOTTOM / up, width, _KEY_HEIGHT / up))
+    draw_colour_bar(bar, palette, orientation="horizontal")
+    if no_data:
+        draw_no_data_key(bar, (-room / width, 0.0, 0.25 / across / width, 1.0), palette)
+
+
+def title_of(ensemble: xr.DataArray) -> str:
+    """Which forecast it is, which model made it, and of how many members."""
+    members = ensemble.sizes["realization"]
+    single = {"time", "lead_time"} & {name for name in ensemble.coords if ensemble[name].ndim}
+    parts = [
+        heading(ensemble.drop_vars(single)).replace("\n", ", "),
+        f"by {ensemble.attrs['model']}" if "model" in ensemble.attrs else "",
+        f"{members} members" if members > 1 else "",
+    ]
+    return ", ".join(filter(None, parts))
+
+
+def lead_label(lead_time: np.timedelta64, valid: np.datetime64, *, between: str = "\n") -> str:
+    """A lead time and what time it is then, as ``+30 min`` and ``12:30 UTC``."""
+    return f"+{lead_text(lead_time)}{between}{utc(valid)[11:]}"
