@@ -17,7 +17,10 @@ from nowcast.plotting.maps import plot_map
 from nowcast.plotting.palettes import PALETTES, PROBABILITY, RAIN, Palette, palette_named
 from nowcast.plotting.panels import plot_panel
 from nowcast.plotting.scores import plot_scores
+from nowcast.plotting.stores import plot_calendar
+from nowcast.plotting.training import plot_training
 
-__all__ = ["PALETTES", "PROBABILITY", "RAIN", "Palette", "animate", "in_metres", "palette_named",
-           "plot_economic_value", "plot_map", "plot_panel", "plot_rank_histogram", "plot_reliability",
-           "plot_roc", "plot_scores", "plot_spectrum", "projection_of", "save_figure"]  # fmt: skip
+__all__ = ["PALETTES", "PROBABILITY", "Palette", "RAIN", "animate", "in_metres", "palette_named",
+           "plot_calendar", "plot_economic_value", "plot_map", "plot_panel", "plot_rank_histogram",
+           "plot_reliability", "plot_roc", "plot_scores", "plot_spectrum", "plot_training", "projection_of",
+           "save_figure"]  # fmt: skip

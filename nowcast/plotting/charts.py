@@ -83,11 +83,18 @@ def looks_of(scores: xr.Dataset) -> dict[str, Look]:
     return looks
 
 
-def legend_of(looks: Mapping[str, Look], *, observed: bool = False) -> dict[str, dict[str, Any]]:
-    """Entries of a legend: names and the arguments of ``Axes.plot``, with the observed line where asked."""
-    return {
-        name: look.line() for name, look in {**looks, **({"observed": OBSERVED} if observed else {})}.items()
-    }
+def legend_of(
+    looks: Mapping[str, Look], *, marked: bool = True, observed: bool = False
+) -> dict[str, dict[str, Any]]:
+    """Entries of a legend: names and the arguments of ``Axes.plot``.
+
+    Args:
+        looks: Of the models.
+        marked: Whether their lines have markers.
+        observed: Whether there is a line of what was observed.
+    """
+    shown = {**looks, "observed": OBSERVED} if observed else looks
+    return {name: look.line() | ({} if marked else {"marker": ""}) for name, look in shown.items()}
 
 
 def by_model_and_lead(scores: xr.Dataset) -> xr.Dataset:

@@ -113,8 +113,7 @@ def plot_rank_histogram(scores: xr.Dataset, *, lead_time: Lead = 30.0, legend: b
     values = picked(scores, "rank_frequency", ensembles_only=True, lead_time=lead_time)
     frequency = values["rank_frequency"]
     looks = _looks(scores, values)
-    lines = {name: {**line, "marker": ""} for name, line in legend_of(looks).items()}
-    figure, (ax,) = new_panels(legend=lines if legend else None)
+    figure, (ax,) = new_panels(legend=legend_of(looks, marked=False) if legend else None)
     ax.axhline(1, **_DIAGONAL)
     for model, count in member_counts(values).items():
         multiple = frequency.sel(model=model).values[: count + 1] * (count + 1)
@@ -211,7 +210,7 @@ def plot_spectrum(scores: xr.Dataset, *, lead_time: Lead = 30.0, legend: bool = 
     power, seen = values["power"], values["observed_power"].isel(model=0).values
     _refuse_no_rain(seen)
     looks = looks_of(scores)
-    figure, (ax,) = new_panels(legend=legend_of(looks, observed=True) if legend else None)
+    figure, (ax,) = new_panels(legend=legend_of(looks, marked=False, observed=True) if legend else None)
     lengths = values["wavelength"].values
     for model, look in looks.items():
         line = power.sel(model=model).values
@@ -221,6 +220,9 @@ def plot_spectrum(scores: xr.Dataset, *, lead_time: Lead = 30.0, legend: bool = 
                y="power (mm² h⁻², summed)")  # fmt: skip
     log_axis(ax, _within(WAVELENGTHS, lengths))
     ax.set_xlim(lengths.max() * 1.1, lengths.min() / 1.1)
+    ends = np.log10([ax.dataLim.y0, ax.dataLim.y1])
+    ax.set_ylim(10 ** np.floor(ends[0]), 10 ** np.ceil(ends[1]))
+    ax.yaxis.set_minor_formatter(NullFormatter())
     return figure
 
 
