@@ -22,6 +22,7 @@ __all__ = sorted(_HOME)  # noqa: PLE0605
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'nowcast' has no attribute {name!r}")
+    import_module("nowcast.accessor")  # xarray's objects have the methods of nowcast from now on
     return getattr(import_module(_HOME[name]), name)
 
 
