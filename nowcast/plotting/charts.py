@@ -18,7 +18,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, NullFormatter
 
 from data_prep.schema import RefusedInput
-from nowcast.verification.score_text import at, shortened
+from nowcast.verification.score_text import Lead, at, shortened
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c510a")
 """Of the models that are not the reference (Okabe and Ito's, told apart by the colour-blind)."""
@@ -124,7 +124,7 @@ def picked(
     scores: xr.Dataset,
     *names: str,
     ensembles_only: bool = False,
-    **where: float | np.timedelta64,
+    **where: Lead,
 ) -> xr.Dataset:
     """Scores that a figure needs all of, at one threshold, lead time and so on.
 

@@ -24,9 +24,8 @@ from nowcast.plotting.charts import (
     style_axes,
 )
 from nowcast.plotting.scores import lead_of
+from nowcast.verification.score_text import Lead
 
-Lead = float | np.timedelta64
-"""A timedelta, or minutes. Of a score the lead time that is nearest to it is shown."""
 WAVELENGTHS = (2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0)
 """Labels of a spectrum, km."""
 LOWEST_VALUE = -0.25
@@ -43,7 +42,7 @@ def plot_reliability(
     Args:
         scores: ``observed_frequency`` and ``forecast_share`` (model, lead_time, threshold, forecast_count).
         threshold: mm/h, the nearest there is.
-        lead_time: A timedelta, or minutes; the nearest there is.
+        lead_time: In minutes, as a timedelta, or as a text like ``30min``; the nearest there is.
         legend: Whether the models are named above.
 
     Raises:
@@ -104,7 +103,7 @@ def plot_rank_histogram(scores: xr.Dataset, *, lead_time: Lead = 30.0, legend: b
 
     Args:
         scores: ``rank_frequency`` (model, lead_time, rank).
-        lead_time: A timedelta, or minutes; the nearest there is.
+        lead_time: In minutes, as a timedelta, or as a text like ``30min``; the nearest there is.
         legend: Whether the models are named above.
 
     Raises:
@@ -135,7 +134,7 @@ def plot_roc(
         scores: ``hit_rate`` and ``false_alarm_rate`` (model, lead_time, threshold, probability), and
             ``roc_area`` if it is known.
         threshold: mm/h, the nearest there is.
-        lead_time: A timedelta, or minutes; the nearest there is.
+        lead_time: In minutes, as a timedelta, or as a text like ``30min``; the nearest there is.
         legend: Whether the models are named above.
 
     Raises:
@@ -174,7 +173,7 @@ def plot_economic_value(
     Args:
         scores: ``economic_value`` (model, lead_time, threshold, cost_loss).
         threshold: mm/h, the nearest there is.
-        lead_time: A timedelta, or minutes; the nearest there is.
+        lead_time: In minutes, as a timedelta, or as a text like ``30min``; the nearest there is.
         legend: Whether the models are named above.
 
     Raises:
@@ -200,7 +199,7 @@ def plot_spectrum(scores: xr.Dataset, *, lead_time: Lead = 30.0, legend: bool = 
     Args:
         scores: ``power`` and ``observed_power`` (model, lead_time, ring) with the coordinate
             ``wavelength (ring)`` in km.
-        lead_time: A timedelta, or minutes; the nearest there is.
+        lead_time: In minutes, as a timedelta, or as a text like ``30min``; the nearest there is.
         legend: Whether the models are named above.
 
     Raises:
@@ -236,7 +235,7 @@ def plot_intensities(scores: xr.Dataset, *, lead_time: Lead = 30.0, legend: bool
 
     Args:
         scores: ``intensity_share`` and ``observed_intensity_share`` (model, lead_time, intensity_bin).
-        lead_time: A timedelta, or minutes; the nearest there is.
+        lead_time: In minutes, as a timedelta, or as a text like ``30min``; the nearest there is.
         legend: Whether the models are named above.
 
     Raises:

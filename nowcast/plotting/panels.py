@@ -13,7 +13,6 @@ from nowcast.fields import exceedance_probability
 from nowcast.plotting.grids import projection_of
 from nowcast.plotting.palettes import PROBABILITY, Palette, palette_of
 from nowcast.plotting.sheets import (
-    Lead,
     checked,
     chosen_leads,
     draw_blank,
@@ -26,6 +25,7 @@ from nowcast.plotting.sheets import (
     shown_box,
     title_of,
 )
+from nowcast.verification.score_text import Lead
 
 STAMP_SIDE = 1.75
 """Inches of the longer side of a postage stamp."""

@@ -28,9 +28,8 @@ from nowcast.plotting.maps import (
     utc,
 )
 from nowcast.plotting.palettes import Palette, palette_of
+from nowcast.verification.score_text import Lead, minutes_of
 
-Lead = float | str | np.timedelta64
-"""A lead time: minutes, a text like ``30min``, or a timedelta."""
 PREFERRED_LEADS = tuple(np.timedelta64(m, "m") for m in (15, 30, 60))
 """Lead times to draw, where the forecast has them all."""
 MARGIN = 0.03
@@ -116,19 +115,14 @@ def chosen_leads(ensemble: xr.DataArray, lead_times: Sequence[Lead] | None) -> n
         raise RefusedInput(
             "lead times to draw are one or more", came="none", do="leave them out, or give some"
         )
-    index = ensemble.get_index("lead_time")
-    places = []
-    for lead in lead_times:
-        wanted = np.timedelta64(round(60 * lead), "s") if isinstance(lead, (int, float)) else lead
-        try:
-            places.append(index.get_loc(wanted))
-        except (KeyError, ValueError, TypeError) as error:
-            raise RefusedInput(
-                "the forecast has every lead time to be drawn, given in minutes or like 30min",
-                came=f"{lead}, absent",
-                do=f"choose from {lead_text(available[0])} to {lead_text(available[-1])}",
-            ) from error
-    return available[places]
+    chosen = np.array([round(60 * minutes_of(lead)) for lead in lead_times], "timedelta64[s]")
+    lacking = chosen[~np.isin(chosen, available)]
+    if lacking.size:
+        raise RefusedInput(
+            "the forecast has every lead time to be drawn", came=f"{lead_text(lacking[0])}, absent",
+            do=f"choose from {lead_text(available[0])} to {lead_text(available[-1])}",
+        )  # fmt: skip
+    return chosen.astype("timedelta64[ns]")
 
 
 def shown_box(*fields: xr.DataArray | None) -> dict[str, slice]:

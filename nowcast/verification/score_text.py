@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Hashable, Iterable, Sequence
 from textwrap import fill
 from typing import TypeVar
@@ -9,9 +10,11 @@ from typing import TypeVar
 import numpy as np
 import xarray as xr
 
-from data_prep.schema import minutes
+from data_prep.schema import RefusedInput, minutes
 from nowcast.verification.score_table import SCORES
 
+Lead = float | str | np.timedelta64
+"""A lead time: minutes, a text like ``30min``, or a timedelta."""
 WIDTH = 120
 """Columns of a terminal that a table stays within."""
 LEADS = (5.0, 10.0, 15.0, 30.0, 45.0, 60.0, 75.0, 90.0)
@@ -37,6 +40,26 @@ def lead_minutes(values: xr.DataArray | xr.Dataset) -> np.ndarray:
     return np.array([minutes(np.timedelta64(lead, "ns")) for lead in values["lead_time"].values])
 
 
+def minutes_of(lead_time: Lead) -> float:
+    """A lead time in minutes.
+
+    Raises:
+        RefusedInput: If it is none.
+    """
+    if isinstance(lead_time, np.timedelta64):
+        return minutes(lead_time)
+    if not isinstance(lead_time, str):
+        return float(lead_time)
+    said = re.fullmatch(r"\s*(\d+(?:\.\d*)?)\s*(min|h)\s*", lead_time)
+    if not said:
+        raise RefusedInput(
+            "a lead time is a number of minutes, a timedelta, or a text",
+            came=lead_time,
+            do="write 30min, or 2h",
+        )
+    return float(said[1]) * (60 if said[2] == "h" else 1)
+
+
 def nearest(values: Iterable[float], wanted: Sequence[float]) -> list[float]:
     """For each wanted value the one that is nearest to it, every one once, in rising order."""
     available = np.array(list(values), dtype=float)
@@ -45,24 +68,26 @@ def nearest(values: Iterable[float], wanted: Sequence[float]) -> list[float]:
     return sorted({float(available[np.abs(available - value).argmin()]) for value in wanted})
 
 
-def at(values: Scores, **wanted: float | np.timedelta64) -> Scores:
+def at(values: Scores, **wanted: Lead) -> Scores:
     """The entry that is nearest to wanted values of dims, of which an array may lack some.
 
     Args:
         values: Any score, or several.
-        **wanted: By name of the dim; ``lead_time`` as a timedelta or in minutes.
+        **wanted: By name of the dim; ``lead_time`` as `minutes_of` takes it.
+
+    Raises:
+        RefusedInput: If a lead time is none.
     """
     for dim, value in wanted.items():
         if dim in values.dims:
-            if isinstance(value, np.timedelta64):
-                value = minutes(value)
+            value = minutes_of(value)
             places = lead_minutes(values) if dim == "lead_time" else values[dim].values
             values = values.isel({dim: int(np.abs(places - value).argmin())})
     return values
 
 
 def bounds(
-    intervals: xr.Dataset | None, name: str, like: xr.DataArray, **wanted: float | np.timedelta64
+    intervals: xr.Dataset | None, name: str, like: xr.DataArray, **wanted: Lead
 ) -> tuple[xr.DataArray, xr.DataArray] | None:
     """Lower and upper bound of a score for the models and lead times of another array.
 
