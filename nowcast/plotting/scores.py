@@ -27,7 +27,7 @@ from nowcast.plotting.charts import (
     style_axes,
 )
 from nowcast.verification.score_table import SCORES
-from nowcast.verification.score_text import at, bounds, lead_minutes, shortened
+from nowcast.verification.score_text import Lead, at, bounds, lead_minutes, shortened
 
 MANY_CASES = 60
 """With more, the points of a series are not joined."""
@@ -222,7 +222,7 @@ def plot_fss_by_window(
     *,
     variable: str = "fss",
     threshold: float = 1.0,
-    lead_time: float | np.timedelta64 = 30.0,
+    lead_time: Lead = 30.0,
     legend: bool = True,
 ) -> Figure:
     """A fractions skill score by the side of the window.
@@ -231,7 +231,7 @@ def plot_fss_by_window(
         scores: With ``variable (model, lead_time, threshold, window)``.
         variable: ``fss`` or ``fss_probability``.
         threshold: mm/h, the nearest there is.
-        lead_time: A timedelta, or minutes; the nearest there is.
+        lead_time: In minutes, as a timedelta, or as a text like ``30min``; the nearest there is.
         legend: Whether the models are named above.
 
     Raises:

@@ -363,8 +363,9 @@ def _state_key(archive: Archive, place: int) -> str:
         lacking = archive.state >= STATES.index("refused")
         starts = np.flatnonzero(np.diff(lacking.astype(int), prepend=0) == 1)
         longest = np.diff(np.append(np.flatnonzero(~lacking), lacking.size)).max() - 1
-        hours = longest * minutes(archive.step) / 60
-        text += f"\nin {starts.size} gap{'s' if starts.size > 1 else ''}, the longest {hours:.3g} h"
+        lasts = longest * minutes(archive.step)
+        length = f"{lasts:g} min" if lasts < 120 else f"{lasts / 60:.3g} h"
+        text += f"\nin {starts.size} gap{'s' if starts.size > 1 else ''}, the longest {length}"
     return text
 
 

@@ -82,9 +82,14 @@ def test_the_observed_spectrum_is_in_the_legend_and_is_that_of_a_perfect_forecas
     np.testing.assert_allclose(perfect.get_ydata(), observed.get_ydata(), rtol=1e-5)
 
 
-@pytest.mark.parametrize("lead", [40.0, np.timedelta64(40, "m"), 3 * STEP, np.timedelta64(2, "h")])
+@pytest.mark.parametrize("lead", [40, "45min", "2h", np.timedelta64(40, "m"), 3 * STEP])
 def test_the_nearest_lead_time_is_drawn_and_named(scores, lead):
     assert plot_roc(scores, lead_time=lead).axes[0].get_title(loc="left") == "Rain ≥ 1 mm/h, +45 min"
+
+
+def test_a_text_that_is_no_lead_time_is_refused(scores):
+    with pytest.raises(RefusedInput, match="a lead time is .* came: soon"):
+        plot_roc(scores, lead_time="soon")
 
 
 def test_a_lead_time_that_was_picked_before_is_drawn(scores):

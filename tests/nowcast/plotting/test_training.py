@@ -37,6 +37,8 @@ def rows_of(count, *, seed=0, names=NAMES, every=10):
     for number in range(count):
         step = every * (number + 1) - 1
         values = {name: round(float(rng.gamma(4, 0.2) * (1 + 3 / (number + 1))), 4) for name in names}
+        values["discriminator/spatial_real_accuracy"] = round(float(rng.beta(4, 2)), 4)
+        values = {name: values[name] for name in names}
         logged = {"epoch": 0, "step": step}
         rows.append(logged | {name: value for name, value in values.items() if not name.startswith("val/")})
         if number % 5 == 4:
