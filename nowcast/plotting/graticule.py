@@ -13,6 +13,14 @@ from nowcast.plotting.grids import extent_of
 
 _STEPS = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0)
 _LINES = 6
+_MORE = 0.01
+"""Of a range of degrees, by which it is widened."""
+_ALL_ROUND = 340.0
+"""Degrees of longitude in a box from which on it is round a pole, and has all of them."""
+_HALF_ROUND = 180.0 - 1e-6
+"""Degrees; less than 180, so that a line round the earth begins and ends on its own side of the cut."""
+_ON_EDGE = 10.0
+"""Metres within which a line touches the edge of the map."""
 
 
 def draw_graticule(ax: Axes, field: xr.DataArray) -> None:
@@ -56,10 +64,16 @@ def _geographic_range(
     seen = np.isfinite(around) & np.isfinite(latitude)
     if not seen.any():
         return (0.0, 0.0), (0.0, 0.0)
-    return (
-        (float(around[seen].min()), float(around[seen].max())),
-        (float(latitude[seen].min()), float(latitude[seen].max())),
-    )
+    (east_low, east_high), (low, high) = (_widened(values[seen]) for values in (around, latitude))
+    if east_high - east_low >= _ALL_ROUND:
+        east_low, east_high = middle - _HALF_ROUND, middle + _HALF_ROUND
+    return (east_low, east_high), (max(low, -90.0), min(high, 90.0))
+
+
+def _widened(values: np.ndarray) -> tuple[float, float]:
+    """The range of values and a little more, so that lines do not end just before the edge of the map."""
+    more = _MORE * float(np.ptp(values))
+    return float(values.min()) - more, float(values.max()) + more
 
 
 def _round_values(low: float, high: float) -> np.ndarray:
@@ -71,6 +85,7 @@ def _round_values(low: float, high: float) -> np.ndarray:
 def _crossing(line: np.ndarray, axis: int, edge: float, limits: tuple[float, float]) -> float | None:
     """Where a line crosses an edge of the map, along that edge; None if it does not within the limits."""
     offset = line[:, axis] - edge
+    offset[np.abs(offset) < _ON_EDGE] = 0.0
     with np.errstate(invalid="ignore"):
         steps = np.flatnonzero(offset[:-1] * offset[1:] <= 0)
     for step in steps:
@@ -85,5 +100,5 @@ def _crossing(line: np.ndarray, axis: int, edge: float, limits: tuple[float, flo
 def degrees(value: float, positive: str, negative: str) -> str:
     """An angle as ``4.5°E``, the letter by its sign."""
     value = (value + 180) % 360 - 180 if positive == "E" else value
-    side = positive if value > 0 else negative if value < 0 else ""
+    side = "" if value in (0, -180) else positive if value > 0 else negative
     return f"{abs(round(value, 2)):g}°{side}"

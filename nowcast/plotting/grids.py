@@ -117,7 +117,7 @@ def extent_of(field: xr.DataArray) -> tuple[float, float, float, float]:
                 do="draw a larger part of the grid",
             )  # fmt: skip
         spacing = (centres[-1] - centres[0]) / (centres.size - 1)
-        if not np.abs(np.diff(centres) - spacing).max() <= _UNEVEN * abs(spacing):
+        if not np.abs(np.diff(centres) - spacing).max() < _UNEVEN * abs(spacing):
             raise RefusedInput(
                 "cells of a map are evenly spaced along x and y", came=f"uneven {name}",
                 do="regrid the field",

@@ -63,3 +63,22 @@ def colours_in_the_middle(field: xr.DataArray, **options) -> list[int]:
         artist.set_visible(False)
     column, row = ax.transAxes.transform((0.5, 0.5)).round().astype(int)
     return pixels(ax.figure)[row, column].tolist()
+
+
+def on_degrees(values, *, longitudes, latitudes, names=("lon", "lat")) -> xr.DataArray:
+    """A field (latitude, longitude) without a CRS, as many archives have it."""
+    longitude, latitude = names
+    return xr.DataArray(
+        values,
+        dims=(latitude, longitude),
+        coords={longitude: np.asarray(longitudes, float), latitude: np.asarray(latitudes, float)},
+        attrs={"units": "mm h-1"},
+    )
+
+
+def showers(shape: tuple[int, int]) -> np.ndarray:
+    """Rain of all classes in some cells, dry ones around, and a corner without data; always the same."""
+    rows, columns = np.mgrid[: shape[0], : shape[1]] / np.reshape(shape, (2, 1, 1))
+    waves = np.sin(9 * rows + 4 * np.sin(5 * columns)) * np.cos(11 * columns - 3 * rows)
+    values = np.where(waves > 0, 90.0 * waves**3, 0.0)
+    return np.where(np.hypot(rows - 0.5, columns - 0.5) > 0.6, np.nan, values)

@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 from drawing import colour, colours_in_the_middle, rain
 from matplotlib.colors import to_hex, to_rgb
+from matplotlib.figure import Figure
 
 from data_prep.schema import RefusedInput
 from nowcast.plotting import PALETTES, PROBABILITY, RAIN, palette_named, plot_map
+from nowcast.plotting.maps import draw_colour_bar
 from nowcast.plotting.palettes import NO_DATA
 
 
@@ -149,3 +151,14 @@ def test_a_map_is_drawn_in_the_palette_of_the_name():
 def test_an_unknown_palette_is_refused_with_the_names_there_are():
     with pytest.raises(RefusedInput, match="came: viridis; choose one of nowcast, pysteps, STEPS-BE"):
         plot_map(rain(np.zeros((1, 9, 9)))[0], palette="viridis")
+
+
+@pytest.mark.mpl_image_compare(
+    baseline_dir="baseline", style="default", tolerance=3, savefig_kwargs={"dpi": 50}
+)
+def test_the_palettes_look_as_before():
+    figure = Figure(figsize=(8, 5))
+    for row, palette in enumerate([*PALETTES.values(), PROBABILITY]):
+        ax = figure.add_axes((0.03, 0.87 - row * 0.165, 0.94, 0.04))
+        draw_colour_bar(ax, palette, orientation="horizontal")
+    return figure
