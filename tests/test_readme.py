@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,11 @@ def test_the_readme_names_every_command_that_there_is():
         assert f"nowcast {name}" in README, name
 
 
-def test_the_files_that_the_readme_links_to_exist():
+def test_what_the_readme_links_to_exists():
     for target in re.findall(r"\]\(([^)#:]+)\)", README):
-        assert (ROOT / target).is_file(), target
+        assert (ROOT / target).exists(), target
+
+
+def test_the_version_to_cite_is_that_of_the_package():
+    cited = re.search(r"^version: (.+)$", (ROOT / "CITATION.cff").read_text(), flags=re.MULTILINE)[1]
+    assert cited == version("nowcast")
