@@ -95,7 +95,7 @@ def _refuse_other_motion(field: xr.DataArray, motion: xr.Dataset) -> None:
 
 def _places(low: float, high: float, apart: float) -> np.ndarray:
     """Places at one distance, as many as fit between two edges, in the middle of them."""
-    count = max(1, int((high - low) / apart))
+    count = max(1, int((high - low) / apart + 1e-6))
     return (low + high) / 2 + apart * (np.arange(count) - (count - 1) / 2)
 
 

@@ -160,7 +160,7 @@ def _full_columns(count: int, field: xr.DataArray) -> int:
     """How many maps side by side make a sheet of about `SHEET_SHAPE` with few empty places."""
     west, east, south, north = projection_of(field).bounds
     wanted = np.sqrt(count * SHEET_SHAPE * (north - south) / (east - west))
-    candidates = range(max(1, int(0.8 * wanted)), max(1, int(1.35 * wanted)) + 1)
+    candidates = range(max(1, round(wanted)), max(1, int(1.4 * wanted)) + 1)
     return min(candidates, key=lambda columns: (-count % columns, abs(columns - wanted)))
 
 

@@ -136,7 +136,7 @@ def _draw_rates(ax: Axes, members: xr.DataArray, seen: xr.DataArray | None) -> N
         for low, high, colour in BANDS:
             edges = np.full((2, leads.size), np.nan)
             edges[:, some] = np.nanpercentile(values[:, some], (low, high), axis=0)
-            ax.fill_between(leads, *edges, color=colour, linewidth=0, label=f"{low}–{high} % of the members")
+            ax.fill_between(leads, *edges, color=colour, linewidth=0, label=f"{low}–{high} %")
         for number, member in enumerate(values):
             ax.plot(leads, member, color="#4a76a8", linewidth=0.6, alpha=0.55, marker=marker, markersize=2,
                     label="members" if number == 0 else None)  # fmt: skip

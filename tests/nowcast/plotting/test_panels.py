@@ -1,10 +1,16 @@
 import numpy as np
 import pytest
-from drawing import ensemble, rain
+import xarray as xr
+from drawing import ensemble, rain, showers
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from data_prep.schema import RefusedInput
-from nowcast.plotting import plot_panel
+from nowcast.plotting import PALETTES, plot_exceedance, plot_panel, plot_stamps
+
+picture = pytest.mark.mpl_image_compare(
+    baseline_dir="baseline", style="default", tolerance=3, savefig_kwargs={"dpi": 40}
+)
 
 
 def sheets(figure: Figure) -> list:
@@ -81,3 +87,183 @@ def test_a_panel_refuses_what_does_not_fit():
         plot_panel(rain(np.zeros((5, 9, 9)), longitude=5.1), forecast)
     with pytest.raises(RefusedInput, match="realization, lead_time, y, x"):
         plot_panel(None, forecast[0])
+
+
+@pytest.mark.parametrize("leads", [["45min", "1h"], [45, 60.0], [np.timedelta64(45, "m"), "60 min"]])
+def test_lead_times_are_given_in_minutes_as_texts_or_as_timedeltas(leads):
+    panel = plot_panel(None, ensemble(np.zeros((1, 4, 9, 9))), lead_times=leads)
+    assert {text.split("\n")[0] for text in texts(panel) if text.startswith("+")} == {"+45 min", "+60 min"}
+
+
+def test_maps_of_a_mostly_empty_grid_show_the_box_with_data():
+    values = np.full((2, 4, 40, 40), np.nan)
+    values[:, :, 4:14, 20:32] = 1.0
+    panel = plot_panel(rain(np.where(np.isnan(values[0]), np.nan, 2.0)), ensemble(values))
+    assert {shown(ax).shape for ax in sheets(panel) if ax.images} == {(12, 14)}
+    stamps = plot_stamps(ensemble(values), lead_time=15)
+    assert {shown(ax).shape for ax in sheets(stamps)} == {(12, 14)}
+
+
+def test_a_sheet_says_whose_data_it_shows_and_who_made_the_forecast():
+    forecast = ensemble(np.zeros((2, 4, 9, 9))).assign_attrs(
+        institution="A $service_", license="CC-BY-4.0", model="$frac{"
+    )
+    for figure in (
+        plot_panel(None, forecast),
+        plot_exceedance(forecast),
+        plot_stamps(forecast, lead_time=15),
+    ):
+        FigureCanvasAgg(figure).draw()
+        assert [text.get_text() for text in figure.texts if "Data:" in text.get_text()] == [
+            "Data: A $service_, CC-BY-4.0 · Map: Natural Earth"
+        ]
+        assert "by $frac{" in figure.get_suptitle().replace("\n", " ")
+
+
+def test_a_long_title_is_broken_and_stays_within_the_figure():
+    forecast = ensemble(np.zeros((2, 4, 9, 9))).assign_attrs(model=" ".join(["a long name"] * 12))
+    figure = plot_stamps(forecast, lead_time=15)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    box = figure._suptitle.get_window_extent(canvas.get_renderer())
+    assert box.x1 < figure.bbox.x1
+    assert box.y0 > sheets(figure)[0].get_window_extent().y1
+
+
+def test_rain_is_drawn_in_the_palette_asked_for_and_probability_in_its_own():
+    panel = plot_panel(None, ensemble(np.ones((2, 4, 9, 9))), palette="STEPS-BE")
+    first = [ax.images[0].norm.boundaries[0] for ax in sheets(panel)[:4]]
+    assert first == [0.1, 0.1, 0.1, 0.0]
+    assert len(sheets(panel)[0].images[0].norm.boundaries) == len(PALETTES["STEPS-BE"].levels)
+
+
+def test_a_forecast_without_data_is_grey_and_says_so():
+    forecast = ensemble(np.full((2, 4, 9, 9), np.nan))
+    assert texts(plot_panel(None, forecast)).count("no data") == 4 * 3 + 1  # and the key
+    assert texts(plot_stamps(forecast, lead_time=15)).count("no data") == 2 + 1
+
+
+def test_stamps_are_the_observation_and_all_members_at_the_lead_time():
+    values = np.arange(5)[:, None, None, None] + np.zeros((5, 4, 9, 9))
+    observed = rain(np.full((5, 9, 9), 7.0) + np.arange(5)[:, None, None])
+    figure = plot_stamps(ensemble(values), lead_time="30min", observed=observed)
+    stamps = [ax for ax in sheets(figure) if ax.images]
+    assert [ax.get_title("left") for ax in stamps] == ["Observed", *(f"Member {n}" for n in range(5))]
+    assert [float(shown(ax).mean()) for ax in stamps] == [9.0, 0.0, 1.0, 2.0, 3.0, 4.0]
+    assert figure.get_suptitle().replace("\n", " ") == (
+        "Valid 2026-06-01 12:30 UTC, 30 min after 2026-06-01 12:00 UTC, 5 members"
+    )
+
+
+def test_a_stamp_of_the_future_is_not_observed_yet():
+    figure = plot_stamps(ensemble(np.zeros((3, 4, 9, 9))), lead_time=60, observed=rain(np.zeros((2, 9, 9))))
+    assert texts(figure).count("not observed yet") == 1
+
+
+@pytest.mark.parametrize(("members", "columns"), [(1, 1), (6, 3), (21, 7)])
+def test_stamps_of_a_square_grid_fill_a_sheet_with_few_empty_places(members, columns):
+    figure = plot_stamps(ensemble(np.zeros((members, 1, 9, 9))), lead_time=15)
+    tops = [round(ax.get_position().y0, 3) for ax in sheets(figure)]
+    assert tops.count(tops[0]) == columns
+
+
+def test_stamps_stand_in_as_many_columns_as_asked_for():
+    figure = plot_stamps(ensemble(np.zeros((5, 1, 9, 9))), lead_time=15, columns=2)
+    assert len({round(ax.get_position().x0, 3) for ax in sheets(figure)}) == 2
+    assert sum(bool(ax.images) for ax in sheets(figure)) == 5
+
+
+def test_exceedance_has_a_row_a_threshold_and_a_column_a_lead_time():
+    values = np.array([0.0, 2.0, 4.0, 2.0])[:, None, None, None] * np.ones((4, 4, 9, 9))
+    figure = plot_exceedance(ensemble(values), thresholds=(1.0, 3.0), lead_times=[15, 30])
+    assert [float(shown(ax).mean()) for ax in sheets(figure)] == [0.75, 0.75, 0.25, 0.25]
+    assert [ax.get_title("left") for ax in sheets(figure)[:2]] == ["+15 min, 12:15 UTC", "+30 min, 12:30 UTC"]
+    assert {"≥ 1 mm/h", "≥ 3 mm/h"} <= set(texts(figure))
+
+
+def test_dims_may_come_in_another_order():
+    values = np.random.default_rng(2).gamma(0.5, 2.0, (3, 4, 9, 9))
+    forecast = ensemble(values)
+    turned = forecast.transpose("y", "lead_time", "x", "realization")
+    for draw in (lambda given: plot_panel(None, given), plot_exceedance):
+        for one, other in zip(sheets(draw(forecast)), sheets(draw(turned)), strict=True):
+            np.testing.assert_array_equal(shown(one), shown(other))
+
+
+DRAWN = {
+    "panel": lambda forecast, **options: plot_panel(options.pop("observed", None), forecast, **options),
+    "stamps": lambda forecast, **options: plot_stamps(forecast, **{"lead_time": 15, **options}),
+    "exceedance": plot_exceedance,
+}
+"""Each figure of an ensemble, with one signature."""
+
+
+@pytest.mark.parametrize("draw", DRAWN.values(), ids=DRAWN)
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (lambda forecast: forecast[0], "realization, lead_time, y, x"),
+        (lambda forecast: forecast[:0], "one or more of each"),
+        (lambda forecast: forecast[:, :0], "one or more of each"),
+        (lambda forecast: forecast.drop_vars("lead_time"), "lead_time as time differences"),
+        (lambda forecast: forecast.assign_coords(lead_time=range(4)), "lead_time as time differences"),
+        (lambda forecast: forecast.drop_vars("forecast_reference_time"), "forecast_reference_time"),
+        (lambda forecast: forecast.drop_vars("crs"), "CRS"),
+    ],
+    ids=["a member", "no member", "no lead time", "unlabelled", "numbers", "no reference time", "no CRS"],
+)
+def test_what_is_no_forecast_is_refused(draw, change, match):
+    with pytest.raises(RefusedInput, match=match):
+        draw(change(ensemble(np.zeros((2, 4, 9, 9)))))
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "match"),
+    [
+        ("stamps", {"lead_time": "20min"}, "choose from 15 min to 60 min"),
+        ("stamps", {"lead_time": "soon"}, "write 30min"),
+        ("stamps", {"columns": 0}, "columns are 1 or more"),
+        ("stamps", {"observed": rain(np.zeros((5, 9, 10)))}, "on the grid of the forecast"),
+        ("stamps", {"observed": rain(np.zeros((5, 9, 9)))[0]}, r"rain array \(time, y, x\)"),
+        ("panel", {"observed": rain(np.zeros((5, 9, 9)))[0]}, r"rain array \(time, y, x\)"),
+        ("panel", {"threshold": 0.0}, "above 0 mm/h"),
+        ("panel", {"lead_times": []}, "one or more"),
+        ("panel", {"palette": "rainbow"}, "known by name"),
+        ("exceedance", {"thresholds": ()}, "above 0 mm/h"),
+        ("exceedance", {"thresholds": (1.0, -1.0)}, "above 0 mm/h"),
+        ("exceedance", {"lead_times": [90]}, "90 min, absent"),
+    ],
+)
+def test_a_figure_of_what_is_not_there_is_refused(name, options, match):
+    with pytest.raises(RefusedInput, match=match):
+        DRAWN[name](ensemble(np.zeros((2, 4, 9, 9))), **options)
+
+
+def test_probabilities_of_a_single_forecast_are_refused():
+    with pytest.raises(RefusedInput, match="two members or more"):
+        plot_exceedance(ensemble(np.zeros((1, 4, 9, 9))))
+
+
+def storm(members: int) -> xr.DataArray:
+    """Members of showers that drift apart with lead time."""
+    field = showers((30, 36))
+    values = [[np.roll(field, (lead, lead * (member - 1)), axis=(0, 1)) for lead in range(1, 5)]
+              for member in range(members)]  # fmt: skip
+    return ensemble(np.array(values)).assign_attrs(model="made up", institution="Synthetic", license="CC0")
+
+
+@picture
+def test_a_panel_looks_as_before():
+    observed = rain(np.array([np.roll(showers((30, 36)), lead, axis=0) for lead in range(4)]))
+    return plot_panel(observed, storm(4), lead_times=[15, 60])
+
+
+@picture
+def test_stamps_look_as_before():
+    observed = rain(np.array([np.roll(showers((30, 36)), lead, axis=0) for lead in range(4)]))
+    return plot_stamps(storm(6), lead_time=45, observed=observed)
+
+
+@picture
+def test_exceedance_looks_as_before():
+    return plot_exceedance(storm(5), thresholds=(1.0, 8.0))
