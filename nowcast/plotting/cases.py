@@ -19,7 +19,7 @@ from nowcast.verification.score_text import shortened
 
 SIDE = 2.1
 """Inches of the longer side of a map."""
-_NAME_ROOM = 0.55
+_NAME_ROOM = 0.6
 """Inches left of the maps."""
 
 
@@ -60,7 +60,7 @@ def draw_case(
     largest = max(forecast.sizes["realization"] for forecast in forecasts.values())
     titles: tuple[str, ...] = ("Observed", "Forecast")
     if largest > 1:
-        titles = ("Observed", "Forecast or mean", "Member 1", "Member 2", f"P(≥ {threshold:g} mm/h)")
+        titles = ("Observed", "Forecast or mean", "Member 0", "Member 1", f"P(≥ {threshold:g} mm/h)")
     heading = (
         f"Valid {utc(valid)}, {lead_text(lead_time)} after {utc(first['forecast_reference_time'].values)}"
     )

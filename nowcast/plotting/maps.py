@@ -198,7 +198,7 @@ def draw_lines(ax: Axes, field: xr.DataArray, *, rivers: bool = False) -> None:
     west, east, south, north = extent_of(field)
     kinds = [kind for kind in _LINES if rivers or kind != "river"]
     found = basemap.lines((west, east), (south, north), crs_of(field), kinds)
-    weight = float(np.clip(ax.get_window_extent().height / ax.figure.dpi / 5, 0.65, 1.0))
+    weight = float(np.clip(ax.get_window_extent().height / ax.figure.dpi / 5, 0.45, 1.0))
     for kind in kinds:
         style = _LINES[kind]
         collection = LineCollection(found[kind], zorder=2, capstyle="round", **style)

@@ -145,7 +145,7 @@ def new_sheet(
     rows: int,
     columns: int,
     side: float = 2.7,
-    left: float = 0.8,
+    left: float = 0.88,
     gap: float = _GAP,
 ) -> tuple[Figure, np.ndarray]:
     """A figure with axes for maps of one grid.
