@@ -33,7 +33,7 @@ notebooks: setup
 
 # Runs them and keeps nothing.
 notebooks-check: setup
-	$(PY) -m pytest --nbmake --nbmake-timeout=600 notebooks
+	OMP_NUM_THREADS=1 $(PY) -m pytest --nbmake --nbmake-timeout=600 notebooks
 
 lint: setup
 	$(PY) -m ruff check .

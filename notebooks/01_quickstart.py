@@ -55,9 +55,7 @@ ensemble
 # ensemble mean, two members, and the probability of 1 mm/h or more, beside what was observed.
 
 # %%
-from nowcast.plotting import plot_panel
-
-plot_panel(radar, ensemble)
+ensemble.nowcast.plot_panel(radar)
 
 # %% [markdown]
 # The mean is smooth, because members disagree about where the cells will be. A member is not: look at
@@ -78,9 +76,7 @@ leads = [f"{minutes}min" for minutes in (5, 15, 30, 60, 90)]
 scores["crps"].sel(lead_time=leads).to_pandas().T.round(3)
 
 # %%
-from nowcast.plotting import plot_scores
-
-plot_scores(scores, variables=("crps", "csi"))
+scores.nowcast.plot_scores(variables=("crps", "csi"))
 
 # %% [markdown]
 # One forecast proves little; [05_verify](05_verify.ipynb) says what many can prove.

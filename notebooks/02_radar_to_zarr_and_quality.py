@@ -62,8 +62,8 @@ nowcast.plot_map(to_rain_rate(frame)).figure
 # that has one.
 
 # %%
-files["0130"].unlink()
-files["0215"].write_bytes(files["0215"].read_bytes()[:20_000])
+files["0010"].unlink()
+files["0025"].write_bytes(files["0025"].read_bytes()[:20_000])
 with h5py.File(files["0320"], "r+") as frozen, h5py.File(files["0315"]) as before:
     frozen["image1/image_data"][:] = before["image1/image_data"][:]
 _ = shutil.copy(files["0400"], files["0400"].with_name("RAD_NL25_RAP_5min_copy.h5"))
@@ -89,7 +89,7 @@ print(report.as_text().partition("\n")[2])  # the first line tells how long it t
 # The calendar shows all that at a glance, and which part of the archive trains, validates and tests.
 
 # %%
-from nowcast.plotting.stores import plot_calendar
+from nowcast.plotting import plot_calendar
 
 plot_calendar("knmi.zarr")
 
@@ -148,8 +148,8 @@ print(samples.sizes["sample"], "windows of", *(samples.attrs[name] for name in (
 from matplotlib.patches import Rectangle
 
 mean = radar.mean("time", keep_attrs=True)
-ax = nowcast.plot_map(mean, title="Mean rain of the night, and twelve training windows")
-chosen = samples.isel(sample=np.flatnonzero(samples["split"] == SPLITS.index("train"))[::40][:12])
+ax = mean.nowcast.plot_map(title="Mean rain of the night, and twelve training windows")
+chosen = samples.isel(sample=np.flatnonzero(samples["split"] == SPLITS.index("train"))[:12])
 for row, column in zip(chosen["y"].values, chosen["x"].values, strict=True):
     corner = radar["x"].values[column] - 500, radar["y"].values[row] + 500 - 128_000
     ax.add_patch(Rectangle(corner, 128_000, 128_000, fill=False, edgecolor="black", linewidth=1.2, zorder=3))
@@ -173,7 +173,7 @@ print(report.as_text().partition("\n")[2])
 
 # %%
 finland = nowcast.open_radar("fmi.zarr")
-nowcast.plot_map(finland.sel(time="2017-05-09T12:00")).figure
+finland.sel(time="2017-05-09T12:00").nowcast.plot_map().figure
 
 # %% [markdown]
 # Both archives now hold the same thing, mm/h with the same names, and everything from here on takes either.

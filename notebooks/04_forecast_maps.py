@@ -89,14 +89,15 @@ ensemble.nowcast.plot_panel(radar)
 
 # %% [markdown]
 # The mean fades with lead time: where cells will be is less and less certain. A member keeps its small
-# scales.
+# scales. The grey grows from the west: no radar has seen what will come from there, so there is no forecast
+# of it.
 #
 # ## Postage stamps
 #
 # All members at one lead time. Look for what they agree on, and for the one that does not.
 
 # %%
-ensemble.nowcast.plot_stamps(lead_time="60min", observed=radar)
+ensemble.nowcast.plot_stamps(lead_time=60, observed=radar)
 
 # %% [markdown]
 # ## Probability of exceedance
@@ -105,7 +106,7 @@ ensemble.nowcast.plot_stamps(lead_time="60min", observed=radar)
 # probabilities come in steps of a twelfth.
 
 # %%
-ensemble.nowcast.plot_exceedance(thresholds=(1.0, 4.0), lead_times=["15min", "30min", "60min", "90min"])
+ensemble.nowcast.plot_exceedance(thresholds=(1.0, 4.0), lead_times=[15, 30, 60, 90])
 
 # %% [markdown]
 # ## A place
@@ -114,19 +115,19 @@ ensemble.nowcast.plot_exceedance(thresholds=(1.0, 4.0), lead_times=["15min", "30
 # and what then fell.
 
 # %%
-ensemble.nowcast.plot_plume(longitude=6.89, latitude=52.22, observed=radar)
+ensemble.nowcast.plot_plume(longitude=6.89, latitude=52.22, observed=radar, place="Enschede")
 
 # %% [markdown]
 # ## A loop
 #
-# The ensemble mean over all lead times, as it would stand on a page. `animate` writes GIF, WebP and, where
+# The ensemble mean every ten minutes, as it would stand on a page. `animate` writes GIF, WebP and, where
 # ffmpeg is, MP4. (Below it is declared to be PNG: not every viewer of notebooks shows what is declared GIF,
 # and all of them look at what is in it.)
 
 # %%
 from IPython.display import Image
 
-mean = ensemble.mean("realization", keep_attrs=True)
+mean = ensemble.mean("realization", keep_attrs=True)[1::2]
 mean.nowcast.animate("loop.gif", title="pretrained, ensemble mean")
 Image("loop.gif", format="png")
 

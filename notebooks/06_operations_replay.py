@@ -177,7 +177,7 @@ for path in sorted(folders[-1].iterdir()):
 # %%
 (members,) = folders[-1].glob("*Z.nc")
 newest = nowcast.read_forecast(members)
-nowcast.plot_map(newest.mean("realization", keep_attrs=True).sel(lead_time="30min")).figure
+newest.mean("realization", keep_attrs=True).sel(lead_time="30min").nowcast.plot_map().figure
 
 # %% [markdown]
 # ## In earnest

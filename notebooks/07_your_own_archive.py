@@ -184,11 +184,9 @@ radar
 # other time steps.
 
 # %%
-from nowcast.plotting import plot_panel
-
 model = nowcast.load_forecaster()
 ensemble = model.forecast(radar.sel(time=slice(None, "2026-01-01T02:00")), members=6, seed=1)
-plot_panel(radar, ensemble)
+ensemble.nowcast.plot_panel(radar)
 
 # %% [markdown]
 # ## To keep the reader
