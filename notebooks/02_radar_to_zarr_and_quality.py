@@ -84,7 +84,7 @@ print(report.as_text().partition("\n")[2])  # the first line tells how long it t
 #   forecast and no training window reaches across one.
 # - The frozen frame is **marked** `repeated`, and stays. Marks erase nothing: what to do about them is
 #   yours to say (`quality.mask` in the recipe turns marked cells into no data).
-# - The copy is the same frame once more and does no harm.
+# - The copy is refused, too: its time has a frame, and it holds the same bytes.
 #
 # The calendar shows all that at a glance, and which part of the archive trains, validates and tests.
 
