@@ -1,9 +1,9 @@
 # %% [markdown]
 # # Every picture of a forecast: the Dutch flood of 26 August 2010
 #
-# In the night to 26 August 2010 it rained for hours over the east of the Netherlands; more than 100 mm fell
-# in a day. This notebook makes an ensemble forecast from the radar of that morning and draws it in every
-# way that `nowcast.plotting` knows, from a single map to a loop.
+# On 26 August 2010 it rained for hours over the east of the Netherlands; at Hupsel more than 100 mm fell in
+# a day. This notebook makes an ensemble forecast from the radar of that morning and draws it in every way
+# that `nowcast.plotting` knows, from a single map to a loop.
 #
 # It needs the radar files of KNMI (`knmi/2010/08`), in the folder that `NOWCAST_RADAR_DATA` names.
 
