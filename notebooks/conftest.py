@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 ON_REAL_RADAR = ("02_", "04_", "05_")
-RADAR_DATA = Path(os.environ.get("NOWCAST_RADAR_DATA", Path(__file__).parent / "../../shared/data"))
+RADAR_DATA = Path(os.environ.get("NOWCAST_RADAR_DATA", Path(__file__).parent / "../../shared/data")).resolve()
+os.environ["NOWCAST_RADAR_DATA"] = str(RADAR_DATA)  # kernels run in another folder than pytest
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
