@@ -17,7 +17,6 @@ from nowcast.evaluation.cases import context_at
 from nowcast.forecasters.baselines import Extrapolation
 from nowcast.model import PRESETS, Generator
 from nowcast.options import read_recipe
-from nowcast.plotting import animate, plot_map, save_figure
 
 
 def timed(what: str, work: Callable[[], object]) -> None:
@@ -42,9 +41,6 @@ def main(data: Path) -> None:
         context = context_at(radar, radar["time"].values[9], 4)
         size = f"{radar.sizes['y']} x {radar.sizes['x']}"
         timed(f"extrapolation, 18 steps of {size}", lambda c=context: Extrapolation().forecast(c))
-    picture = folder / "map.png"
-    timed(f"map of {size}", lambda: save_figure(plot_map(radar[9].load()).figure, picture))
-    timed(f"loop of 18 frames of {size}", lambda: animate(radar[:18].load(), folder / "loop.gif"))
     generator = Generator(**PRESETS["tiny"]["generator"]).eval()
     field = torch.rand(1, 4, 1, 512, 512)
     z = torch.randn(1, *generator.latent_shape(512, 512))
