@@ -25,7 +25,7 @@ WET_THRESHOLD = 0.1
 SCHEMA_VERSION = 1
 ROWS_AT_ONCE = 100_000
 STATISTICS = {"nan_count": "int32", "sum": "float32", "mean": "float32", "frac_wet": "float32"}
-INSTALL = "pip install 'nowcast[mlcast]'"
+INSTALL = "pip install -e '.[mlcast]' in the checkout"
 
 Report = tuple[list[str], list[str]]
 """Failures and warnings, one a line."""

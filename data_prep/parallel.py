@@ -91,7 +91,9 @@ def open_tasks(scheduler: str | None = None, *, threads: int | None = None) -> I
         from distributed import Client
     except ImportError as error:
         raise RefusedInput(
-            "--scheduler needs the package distributed", came=error, do="pip install 'nowcast[cluster]'"
+            "--scheduler needs the package distributed",
+            came=error,
+            do="pip install -e '.[cluster]' in the checkout",
         ) from error
     try:
         client = Client(scheduler, timeout="30s")

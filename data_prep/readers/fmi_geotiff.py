@@ -224,7 +224,7 @@ def _open(path: Path) -> Iterator[Any]:
         raise RefusedInput(
             "rasterio reads GeoTIFF",
             came=f"{path}, and rasterio is not installed",
-            do="pip install 'nowcast[geotiff]'",
+            do="pip install -e '.[geotiff]' in the checkout",
         ) from error
     with open_content(path) as content:
         source = whole(content, path) if isinstance(content, gzip.GzipFile) else path

@@ -283,7 +283,7 @@ def _values(data: bytes, grid: _Grid, path: Path) -> np.ndarray:
         raise RefusedInput(
             "ecCodes decodes GRIB2",
             came=f"{path}, and eccodes is not installed",
-            do="pip install 'nowcast[grib]'",
+            do="pip install -e '.[grib]' in the checkout",
         ) from error
     # ecCodes decodes to eight bytes a cell: under the lock, so that there is one such array at a time.
     with _lock:

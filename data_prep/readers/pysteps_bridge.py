@@ -177,7 +177,7 @@ def _importer(name: str) -> Callable[..., tuple]:
         raise RefusedInput(
             "pysteps is there for its importers",
             came=f"pysteps:{name} ({error})",
-            do="pip install 'nowcast[baselines]'",
+            do="pip install -e '.[baselines]' in the checkout",
         ) from error
     except Exception as error:
         raise RefusedInput("pysteps can be loaded", came=error, do="look at its pystepsrc") from error

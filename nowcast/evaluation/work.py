@@ -111,7 +111,7 @@ def _client(scheduler: str) -> Iterator[Any]:
     except ImportError as error:
         raise RefusedInput(
             "a cluster needs the package distributed", came="it is not installed",
-            do="pip install 'nowcast[cluster]'",
+            do="pip install -e '.[cluster]' in the checkout",
         ) from error  # fmt: skip
     try:
         client = Client(scheduler, timeout=10)

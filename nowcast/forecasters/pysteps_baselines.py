@@ -243,7 +243,7 @@ def _method(name: str) -> Callable[..., Any]:
             return importlib.import_module(f"pysteps.nowcasts.{name}").forecast
     except ImportError as error:
         raise RefusedInput(
-            f"pysteps is there for {name}", came=error, do="pip install 'nowcast[baselines]'"
+            f"pysteps is there for {name}", came=error, do="pip install -e '.[baselines]' in the checkout"
         ) from error
     except Exception as error:
         raise RefusedInput("pysteps can be loaded", came=error, do="look at its pystepsrc") from error

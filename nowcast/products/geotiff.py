@@ -29,7 +29,9 @@ def require_rasterio() -> Any:
         import rasterio.shutil  # type: ignore[import-untyped]
     except ImportError as error:
         raise RefusedInput(
-            "GeoTIFF needs rasterio", came=error, do="install nowcast[geotiff], or set geotiff to false"
+            "GeoTIFF needs rasterio",
+            came=error,
+            do="pip install -e '.[geotiff]' in the checkout, or set geotiff to false",
         ) from error
     return rasterio
 

@@ -89,7 +89,7 @@ class PackedArchive:
             raise RefusedInput(
                 "data.codecs=zarrs needs the package zarrs",
                 came="it is not installed",
-                do="pip install 'nowcast[fast]', or set data.codecs to auto",
+                do="pip install -e '.[fast]' in the checkout, or set data.codecs to auto",
             )
         self.store = store
         self.codecs = codecs

@@ -82,5 +82,7 @@ def _pysteps_sal() -> Callable[[np.ndarray, np.ndarray], tuple[float, float, flo
             return importlib.import_module("pysteps.verification.salscores").sal
     except ImportError as error:
         raise RefusedInput(
-            "SAL needs pysteps and scikit-image", came=error, do="pip install 'nowcast[baselines]'"
+            "SAL needs pysteps and scikit-image",
+            came=error,
+            do="pip install -e '.[baselines]' in the checkout",
         ) from error

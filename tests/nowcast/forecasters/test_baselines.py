@@ -372,7 +372,7 @@ def test_without_pysteps_its_models_are_refused_with_what_to_install(monkeypatch
         raise ModuleNotFoundError(f"No module named {name!r}")
 
     monkeypatch.setattr("importlib.import_module", absent)
-    with pytest.raises(RefusedInput, match=r"pip install 'nowcast\[baselines\]'"):
+    with pytest.raises(RefusedInput, match=r"pip install -e '.\[baselines\]'"):
         load_forecaster("steps")
 
 

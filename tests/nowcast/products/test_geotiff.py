@@ -97,6 +97,6 @@ def test_a_second_writing_gives_the_same_bytes(folder, tmp_path):
 def test_without_rasterio_geotiff_is_refused_before_any_work(make_rain, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "rasterio", None)
     write_forecast(Noisy().forecast(make_rain(6), lead_steps=2, members=2), tmp_path / "f.nc")
-    with pytest.raises(RefusedInput, match=r"install nowcast\[geotiff\]"):
+    with pytest.raises(RefusedInput, match=r"pip install -e '.\[geotiff\]'"):
         write_products(tmp_path / "f.nc", tmp_path / "out", GIS, stem="f")
     assert not (tmp_path / "out").exists()

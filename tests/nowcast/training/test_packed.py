@@ -73,7 +73,7 @@ def test_zarrs_is_taken_where_it_is_installed(tmp_path, monkeypatch):
     assert PackedArchive(store)._choice() == "zarrs"
     monkeypatch.setattr(packed, "_zarrs_installed", lambda: False)
     assert PackedArchive(store)._choice() == "zarr"
-    with pytest.raises(RefusedInput, match=r"pip install 'nowcast\[fast\]'"):
+    with pytest.raises(RefusedInput, match=r"pip install -e '.\[fast\]'"):
         PackedArchive(store, codecs="zarrs")
 
 

@@ -90,5 +90,5 @@ def test_sums_of_cases_are_means_of_sizes_when_divided():
 
 def test_without_pysteps_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "pysteps.verification.salscores", None)
-    with pytest.raises(RefusedInput, match=r"pip install 'nowcast\[baselines\]'"):
+    with pytest.raises(RefusedInput, match=r"pip install -e '.\[baselines\]'"):
         sal_of(blob(50, 60), blob(50, 60), EVERYWHERE)
