@@ -168,7 +168,7 @@ def test_an_absent_package_is_named_with_what_to_install(gapped, tmp_path, monke
     monkeypatch.setattr(builtins, "__import__", without)
     command = mlcast_findings if package == "mlcast_dataset_validator" else export_samples
     arguments = (tmp_path / "index.parquet",) if package == "pyarrow" else ()
-    with pytest.raises(RefusedInput, match=r"pip install 'nowcast\[mlcast\]'"):
+    with pytest.raises(RefusedInput, match=r"pip install -e '.\[mlcast\]'"):
         command(gapped, *arguments)
 
 
