@@ -145,7 +145,7 @@ class CasePictures(Callback):
         context, target = observed_rain(window, **pl_module._frames())  # type: ignore[operator]
         members = pl_module.ensemble(context, 2, seed=0)[:, 0].cpu()  # type: ignore[operator]
         steps = [step for step in self.lead_steps if step <= target.shape[1]]
-        rows = {"observed": target[0].cpu(), "member 1": members[0], "member 2": members[1]}
+        rows = {"observed": target[0].cpu(), "member 0": members[0], "member 1": members[1]}
         figure = _panel(context[0, -1].cpu(), rows, steps)
         self._publish(trainer, figure)
 
@@ -160,14 +160,18 @@ class CasePictures(Callback):
 
 def _panel(last: Tensor, rows: dict[str, Tensor], steps: list[int]) -> Figure:
     """Rows of rain (L, H, W) in mm/h at some lead times, beside the last frame (H, W)."""
-    from nowcast.plotting.palettes import RAIN  # cartopy, which training itself does without
+    # With cartopy, which training itself does without.
+    from nowcast.plotting.maps import draw_colour_bar
+    from nowcast.plotting.palettes import RAIN
 
-    figure = Figure(figsize=(2.2 * (1 + len(steps)), 2.3 * len(rows)), layout="constrained")
-    axes = figure.subplots(len(rows), 1 + len(steps), squeeze=False)
+    figure = Figure(figsize=(2.2 * (1 + len(steps)) + 0.9, 2.3 * len(rows)), layout="constrained")
+    parts = figure.subfigures(1, 2, width_ratios=[2.2 * (1 + len(steps)), 0.9])
+    axes = parts[0].subplots(len(rows), 1 + len(steps), squeeze=False)
     for line, (name, rain) in zip(axes, rows.items(), strict=True):
-        fields = {"last frame": last, **{f"+{step} steps": rain[step - 1] for step in steps}}
+        fields = {"last frame": last, **{f"frame +{step}": rain[step - 1] for step in steps}}
         for axis, (title, field) in zip(line, fields.items(), strict=True):
             axis.imshow(field.numpy(), cmap=RAIN.colour_map(), norm=RAIN.norm(), interpolation="nearest")
             axis.set(xticks=[], yticks=[], title=title if name == "observed" else "")
         line[0].set_ylabel(name)
+    draw_colour_bar(parts[1].add_axes((0.1, 0.1, 0.2, 0.8)), RAIN, orientation="vertical")
     return figure
