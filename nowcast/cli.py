@@ -153,15 +153,16 @@ def plot(
     Args:
         forecast: Forecast file.
         output: Picture to write.
-        store: RADAR.zarr with what was observed, drawn beside the forecast.
+        store: RADAR.zarr with what was observed, drawn beside the forecast in the panel.
         lead_minutes: Draw one large map at this lead time instead of the panel.
-        threshold: Of the exceedance probability, mm/h.
+        threshold: Of the exceedance probability in the panel, mm/h.
         product: What the large map and the loop show: the mean of the members, or the probability-matched
             mean, which has their peaks.
     """
-    from data_prep.schema import open_radar
+    from data_prep.schema import RefusedInput, open_radar
     from nowcast.fields import SINGLES, at_lead_time
     from nowcast.plotting import animate, plot_map, plot_panel, save_figure
+    from nowcast.plotting.loops import LOOPS
     from nowcast.plotting.maps import heading
     from nowcast.products.forecast_file import read_forecast
 
@@ -170,7 +171,13 @@ def plot(
     members = ensemble.sizes["realization"]
     of_members = f", {SINGLES[product].title} of {members} members" if members > 1 else ""
     made_by = f"{ensemble.attrs.get('model')}{of_members}"
-    if Path(output).suffix in (".gif", ".webp", ".mp4"):
+    if Path(output).suffix.lower() in LOOPS:
+        if lead_minutes is not None:
+            raise RefusedInput(
+                "a loop shows all lead times",
+                came=f"--lead_minutes {lead_minutes}",
+                do="leave it out, or write a .png",
+            )
         animate(read_forecast(forecast, product=product).load(), output, title=made_by)
     elif lead_minutes is None:
         save_figure(plot_panel(observed, ensemble, threshold=threshold), output)

@@ -12,8 +12,12 @@ from data_prep.schema import RATE_UNITS, RefusedInput, crs_of, crs_variable
 EARTH_RADIUS = 6_371_000.0
 """Metres; of the sphere that grids of longitude and latitude are drawn on."""
 _GEOGRAPHIC_NAMES = (("lon", "lat"), ("longitude", "latitude"))
+_ANGLE_ROOM = 1e-6
+"""Degrees by which cell centres may lie beyond the pole, or reach round the globe."""
 _UNEVEN = 0.02
 """Of the spacing: by how much steps of an even axis may differ from their mean."""
+_RATE_ROOM = 0.01
+"""By how much rates and probabilities may lie outside what they can be."""
 _TO_RATE = {
     "dBZ": "turn reflectivity into rain rate with data_prep.rain_rate.to_rain_rate",
     "mm": "divide the amount by the hours in which it fell",
@@ -65,16 +69,22 @@ def in_metres(array: xr.DataArray) -> xr.DataArray:
             ``lat`` (or ``longitude`` and ``latitude``) in degrees, which need no ``crs``.
 
     Raises:
-        RefusedInput: If there is no CRS, or it is neither projected in metres nor plainly geographic.
+        RefusedInput: If it is no array, there is no CRS, or it is neither projected in metres nor plainly
+            geographic, or there is no such longitude or latitude.
     """
+    if not isinstance(array, xr.DataArray):
+        raise RefusedInput("a map is drawn of an xarray.DataArray", came=type(array).__name__,
+                           do="choose a variable of a Dataset, or label the values")  # fmt: skip
+    in_degrees = False
     for longitude, latitude in _GEOGRAPHIC_NAMES:
         if {longitude, latitude} <= set(array.dims):
             array = array.rename({longitude: "x", latitude: "y"})
+            in_degrees = True
             if "crs" not in array.coords:
                 array = array.assign_coords(crs=crs_variable(pyproj.CRS.from_epsg(4326)))
     crs = crs_of(array)
     units = {axis.unit_name for axis in crs.axis_info}
-    if crs.is_projected and units == {"metre"}:
+    if crs.is_projected and units == {"metre"} and not in_degrees:
         return array
     if not crs.is_geographic or crs.is_derived or units != {"degree"}:
         raise RefusedInput(
@@ -82,6 +92,12 @@ def in_metres(array: xr.DataArray) -> xr.DataArray:
             came=f"{crs.name} in {', '.join(sorted(units))}", do="convert the coordinates and the CRS",
         )  # fmt: skip
     east, north = np.unwrap(_axis(array, "x"), period=360.0), _axis(array, "y")
+    if np.abs(north).max() > 90 + _ANGLE_ROOM or np.ptp(east) > 360 + _ANGLE_ROOM:
+        raise RefusedInput(
+            "latitudes lie within 90 degrees, longitudes go round the globe once",
+            came=f"{north.min():g} to {north.max():g}, and {np.ptp(east):g} degrees of longitude",
+            do="correct the coordinates, or name the CRS that they are in",
+        )  # fmt: skip
     middle, true = (east[0] + east[-1]) / 2, (north[0] + north[-1]) / 2
     plate_carree = pyproj.CRS.from_proj4(
         f"+proj=eqc +lon_0={(middle + 180) % 360 - 180} +lat_ts={true} +R={EARTH_RADIUS} +units=m"
@@ -132,6 +148,24 @@ def raster(field: xr.DataArray) -> np.ma.MaskedArray:
     rows = slice(None) if field["y"].values[0] > field["y"].values[-1] else slice(None, None, -1)
     columns = slice(None) if field["x"].values[0] < field["x"].values[-1] else slice(None, None, -1)
     return np.ma.masked_invalid(np.asarray(field.values, dtype=np.float32)[rows, columns])
+
+
+def refuse_impossible(field: xr.DataArray) -> None:
+    """Refuse rates below 0, and probabilities outside 0 to 1, but for what interpolation makes.
+
+    Raises:
+        RefusedInput: If there are such values.
+    """
+    values = raster(field)
+    if values.mask.all():
+        return
+    low, high = float(values.min()), float(values.max())
+    if low < -_RATE_ROOM:
+        raise RefusedInput("rain rates and probabilities are 0 or more", came=f"{low:g}",
+                           do="make no data NaN, and dry 0")  # fmt: skip
+    if field.attrs.get("units") == "1" and high > 1 + _RATE_ROOM:
+        raise RefusedInput("probabilities (units 1) are 0 to 1", came=f"{high:g}",
+                           do="divide percent by 100, or say the units")  # fmt: skip
 
 
 def refuse_other_units(field: xr.DataArray) -> None:

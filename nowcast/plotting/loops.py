@@ -25,6 +25,8 @@ from nowcast.plotting.palettes import Palette, palette_of
 LOOPS = {".gif": "GIF", ".webp": "WebP", ".mp4": "MP4"}
 """Kinds of loops by suffix; MP4 where ffmpeg is."""
 LAST_FRAME_SECONDS = 1.2
+_SLOWEST, _FASTEST = 0.1, 50.0
+"""Frames per second: GIF counts in hundredths of a second."""
 _COLOURS = 96
 _NEAR = 12
 """Of 255: colours nearer than this to one of the palette are drawn as that one."""
@@ -51,8 +53,8 @@ def animate(
         description: What the file says of itself beside the pictures.
 
     Raises:
-        RefusedInput: If the suffix is another, the speed is not positive, the fields have other dims, or
-            ffmpeg is absent or fails; and as `plot_map`.
+        RefusedInput: If the suffix is another, the speed is none that viewers show, the fields have other
+            dims, or ffmpeg is absent or fails; and as `plot_map`.
     """
     path = Path(path)
     kind = path.suffix.lower()
@@ -62,11 +64,13 @@ def animate(
     if kind == ".mp4" and ffmpeg is None:
         raise RefusedInput("an .mp4 is written by ffmpeg", came="no ffmpeg on the PATH",
                            do="install ffmpeg, or write a .gif or .webp")  # fmt: skip
-    if frames_per_second <= 0:
-        raise RefusedInput("frames_per_second is positive", came=frames_per_second, do="give 4, say")
+    if not _SLOWEST <= frames_per_second <= _FASTEST:
+        raise RefusedInput(f"frames_per_second are {_SLOWEST:g} to {_FASTEST:g}", came=frames_per_second,
+                           do="give 4, say")  # fmt: skip
+    fields = in_metres(fields)
     if not isinstance(palette, Palette):
         refuse_other_units(fields)
-    palette, fields = palette_of(fields, palette), in_metres(fields)
+    palette = palette_of(fields, palette)
     if fields.dims not in (("time", "y", "x"), ("lead_time", "y", "x")) or not len(fields):
         raise RefusedInput(
             "a loop shows one field or more (time, y, x) or (lead_time, y, x)", came=dict(fields.sizes),
@@ -145,7 +149,7 @@ def _pictures(fields: xr.DataArray, title: str | None, palette: Palette) -> Iter
     ax = new_axes(fields[0], heading_lines=texts[0].count("\n") + 1)
     plot_map(fields[0], ax=ax, title=texts[0], palette=palette)
     edge = ax.collections[0]  # drawn first
-    heading_text, words = ax.set_title(texts[0], loc="left", **HEADING), draw_remark(ax, "")
+    heading_text, words = ax.set_title(texts[0], loc="left", parse_math=False, **HEADING), draw_remark(ax, "")
     moving = [*ax.images, *ax.collections, ax.spines["geo"], heading_text, words]
     canvas = FigureCanvasAgg(ax.figure)
     for artist in moving:

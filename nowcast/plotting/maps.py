@@ -25,6 +25,7 @@ from nowcast.plotting.grids import (
     in_metres,
     projection_of,
     raster,
+    refuse_impossible,
     refuse_other_units,
 )
 from nowcast.plotting.palettes import RAIN, Palette, palette_of
@@ -74,18 +75,19 @@ def plot_map(
         rivers: Whether to draw rivers.
 
     Raises:
-        RefusedInput: If the field is not 2-D in (y, x), has no CRS, uneven axes or other units, the palette
-            has an unknown name, or the axes have another projection.
+        RefusedInput: If the field is not 2-D in (y, x), has no CRS, uneven axes, other units or impossible
+            values, the palette has an unknown name, or the axes have another projection.
     """
-    if not isinstance(palette, Palette):
-        refuse_other_units(field)
-    palette = palette_of(field, palette)
     field = in_metres(field)
     if set(field.dims) != {"y", "x"}:
         raise RefusedInput(
             "a map shows one field (y, x)", came=f"dims {field.dims}",
             do="choose one time and member with sel, or average over members",
         )  # fmt: skip
+    if not isinstance(palette, Palette):
+        refuse_other_units(field)
+        refuse_impossible(field)
+    palette = palette_of(field, palette)
     title = heading(field) if title is None else title
     alone = ax is None
     if ax is None:
@@ -99,7 +101,7 @@ def plot_map(
     draw_lines(ax, field, rivers=rivers)
     if graticule:
         draw_graticule(ax, field)
-    ax.set_title(title, loc="left", **HEADING)
+    ax.set_title(title, loc="left", parse_math=False, **HEADING)
     if alone:
         draw_remark(ax, remark(field, palette))
     if colour_bar:
@@ -111,16 +113,26 @@ def plot_map(
 def heading(field: xr.DataArray) -> str:
     """What the time coordinates of a field say, in one or two lines; empty if it has none."""
     parts = []
-    if "time" in field.coords and field["time"].ndim == 0:
+    if _says(field, "time", "M"):
         parts.append(f"Valid {utc(field['time'].values)}")
     forecast = []
-    if "lead_time" in field.coords and field["lead_time"].ndim == 0:
+    if _says(field, "lead_time", "m"):
         forecast.append(f"{lead_text(field['lead_time'].values)} after")
-    if "forecast_reference_time" in field.coords:
+    if _says(field, "forecast_reference_time", "M"):
         reference = utc(field["forecast_reference_time"].values)
         forecast.append(reference if forecast else f"Forecast of {reference}")
     parts.append(" ".join(forecast).removesuffix(" after"))
     return "\n".join(part for part in parts if part)
+
+
+def _says(field: xr.DataArray, name: str, kind: str) -> bool:
+    """Whether a coordinate holds one time (kind ``M``) or difference of times (``m``)."""
+    return (
+        name in field.coords
+        and field[name].ndim == 0
+        and field[name].dtype.kind == kind
+        and not bool(np.isnat(field[name].values))
+    )
 
 
 def utc(time: np.datetime64 | np.ndarray) -> str:
@@ -137,6 +149,7 @@ def lead_text(lead_time: np.timedelta64 | np.ndarray) -> str:
 def draw_image(ax: Axes, field: xr.DataArray, palette: Palette) -> None:
     """The cells of a field, each a rectangle in map coordinates."""
     west, east, south, north = extent = extent_of(field)
+    ax.patch.set_facecolor("white")  # dry, whatever the style of the figure
     ax.imshow(raster(field), extent=extent, origin="upper", interpolation="nearest",
               cmap=palette.colour_map(), norm=palette.norm(), zorder=1)  # fmt: skip
     ax.add_collection(LineCollection(range_edge(field), **_RANGE_EDGE), autolim=False)
@@ -157,10 +170,10 @@ def range_edge(field: xr.DataArray) -> list[np.ndarray]:
 def remark(field: xr.DataArray, palette: Palette) -> str:
     """What a map without anything to see says: that there is no data, or no rain."""
     values = raster(field)
-    lowest = next(level for level in palette.levels if level > 0)
     if values.mask.all():
         return "no data"
-    if palette.label == RAIN.label and values.max() < lowest:
+    lowest = next((level for level in palette.levels if level > 0), 0.0)
+    if palette.label == RAIN.label and values.max() < lowest and not np.isinf(values.data).any():
         return f"no rain of {lowest:g} mm/h or more"
     return ""
 
@@ -177,7 +190,7 @@ def data_attribution(field: xr.DataArray) -> str:
     """Whose data, as the attributes of the field name them; empty if they do not."""
     licence = str(field.attrs.get("license", "")).removeprefix(_LICENCE_PREFIX)
     data = ", ".join(filter(None, (str(field.attrs.get("institution", "")), licence)))
-    return f"Data: {data}" if data else ""
+    return f"Data: {' '.join(data.split())}" if data else ""
 
 
 def attribution(field: xr.DataArray) -> str:

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import xarray as xr
-from matplotlib.colors import BoundaryNorm, Colormap, ListedColormap
+from matplotlib.colors import BoundaryNorm, Colormap, ListedColormap, is_color_like
 
 from data_prep.schema import RefusedInput
 
@@ -30,6 +31,9 @@ class Palette:
         label: What the colour bar says, with the unit.
         open_end: Whether values above the last level get a colour of their own.
         no_data: The colour of cells without data, another than that of any class.
+
+    Raises:
+        RefusedInput: If the levels do not increase, or there is not one colour for each class.
     """
 
     levels: tuple[float, ...]
@@ -37,6 +41,20 @@ class Palette:
     label: str
     open_end: bool = True
     no_data: str = NO_DATA
+
+    def __post_init__(self) -> None:
+        if len(self.levels) < 2 or not (np.isfinite(self.levels).all() and (np.diff(self.levels) > 0).all()):
+            raise RefusedInput(
+                "levels of a palette are two or more, increasing",
+                came=self.levels,
+                do="give bounds of classes",
+            )
+        classes = len(self.levels) - (not self.open_end)
+        if len(self.colours) != classes or not all(map(is_color_like, self.colours)):
+            raise RefusedInput(
+                f"a palette of {len(self.levels)} levels{' and an open end' if self.open_end else ''} has "
+                f"{classes} colours", came=self.colours, do="give a colour for each class",
+            )  # fmt: skip
 
     def colour_map(self) -> Colormap:
         """Matplotlib's colour map: transparent below the first level, grey for no data."""
@@ -102,7 +120,7 @@ def palette_named(name: str) -> Palette:
     Raises:
         RefusedInput: If there is none.
     """
-    if name not in PALETTES:
+    if not isinstance(name, str) or name not in PALETTES:
         raise RefusedInput(
             "a palette is known by name",
             came=name,
@@ -117,7 +135,17 @@ def palette_of(field: xr.DataArray, palette: Palette | str | None = None) -> Pal
     Args:
         field: mm/h, or a probability (units ``1``).
         palette: A palette or its name; None for `PROBABILITY` if the units are ``1``, else `RAIN`.
+
+    Raises:
+        RefusedInput: If there is none of that name, or probabilities are to be drawn as rain.
     """
+    is_probability = field.attrs.get("units") == "1"
     if palette is None:
-        return PROBABILITY if field.attrs.get("units") == "1" else RAIN
-    return palette_named(palette) if isinstance(palette, str) else palette
+        return PROBABILITY if is_probability else RAIN
+    if isinstance(palette, Palette):
+        return palette
+    found = palette_named(palette)
+    if is_probability:
+        raise RefusedInput("a palette with a name is one of rain rates", came="a probability (units 1)",
+                           do="leave the palette out, or give a Palette")  # fmt: skip
+    return found

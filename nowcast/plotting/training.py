@@ -227,20 +227,20 @@ def read_log(folder: str | Path) -> Run:
 
 def _rows_of_table(path: Path) -> Iterator[tuple[int, dict[str, float]]]:
     """Batches seen and what was logged then; a cell that is empty was not logged, one that says nan was."""
-    with path.open(newline="") as file:
-        table = csv.DictReader(file)
-        try:
-            for row in table:
-                step = row.pop("step")
-                if step:  # the last row may be half written
-                    values = {name: float(text) for name, text in row.items() if text and name != "epoch"}
-                    yield int(step) + 1, values
-        except (KeyError, TypeError, ValueError, csv.Error) as error:
-            raise RefusedInput(
-                f"{METRICS} is a table with a column step, as Lightning writes it",
-                came=f"{path} ({type(error).__name__}: {error})",
-                do="give the folder of another log",
-            ) from error
+    lines = path.read_text().splitlines(keepends=True)
+    whole = [line for line in lines if line.endswith("\n")]  # the last one may be half written
+    try:
+        for row in csv.DictReader(whole):
+            step = row.pop("step")
+            if step:
+                values = {name: float(text) for name, text in row.items() if text and name != "epoch"}
+                yield int(step) + 1, values
+    except (KeyError, TypeError, ValueError, csv.Error) as error:
+        raise RefusedInput(
+            f"{METRICS} is a table with a column step, as Lightning writes it",
+            came=f"{path} ({type(error).__name__}: {error})",
+            do="give the folder of another log",
+        ) from error
 
 
 def _rows_of_events(path: Path) -> Iterator[tuple[int, dict[str, float]]]:
@@ -280,8 +280,9 @@ def _curves(rows: Iterator[tuple[int, dict[str, float]]]) -> dict[str, tuple[np.
 
 
 def _batches_a_step(path: Path) -> int | None:
-    """Batches for one step of the generator, from the configuration of a run."""
-    model = (yaml.safe_load(path.read_text()) or {}).get("model") or {}
-    if "discriminator_steps" not in model:
+    """Batches for one step of the generator, from the configuration of a run; None if it does not tell."""
+    try:
+        model = yaml.safe_load(path.read_text())["model"]
+        return max(1, int(model["discriminator_steps"])) if model.get("adversarial_weight", 1) else 1
+    except (KeyError, TypeError, ValueError, AttributeError, yaml.YAMLError):
         return None
-    return max(1, int(model["discriminator_steps"])) if model.get("adversarial_weight", 1) else 1

@@ -165,13 +165,13 @@ def _panel(last: Tensor, rows: dict[str, Tensor], steps: list[int]) -> Figure:
     from nowcast.plotting.palettes import RAIN
 
     figure = Figure(figsize=(2.2 * (1 + len(steps)) + 0.9, 2.3 * len(rows)), layout="constrained")
-    parts = figure.subfigures(1, 2, width_ratios=[2.2 * (1 + len(steps)), 0.9])
-    axes = parts[0].subplots(len(rows), 1 + len(steps), squeeze=False)
+    ((pictures, key),) = figure.subfigures(1, 2, squeeze=False, width_ratios=[2.2 * (1 + len(steps)), 0.9])
+    axes = pictures.subplots(len(rows), 1 + len(steps), squeeze=False)
     for line, (name, rain) in zip(axes, rows.items(), strict=True):
         fields = {"last frame": last, **{f"frame +{step}": rain[step - 1] for step in steps}}
         for axis, (title, field) in zip(line, fields.items(), strict=True):
             axis.imshow(field.numpy(), cmap=RAIN.colour_map(), norm=RAIN.norm(), interpolation="nearest")
             axis.set(xticks=[], yticks=[], title=title if name == "observed" else "")
         line[0].set_ylabel(name)
-    draw_colour_bar(parts[1].add_axes((0.1, 0.1, 0.2, 0.8)), RAIN, orientation="vertical")
+    draw_colour_bar(key.add_axes((0.1, 0.1, 0.2, 0.8)), RAIN, orientation="vertical")
     return figure

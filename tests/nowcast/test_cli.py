@@ -101,6 +101,9 @@ def test_large_map_and_loop_show_the_mean_or_the_matched_mean(run, store, tmp_pa
     default, mean, matched = ((tmp_path / f"{number}.png").read_bytes() for number in (1, 2, 3))
     assert default == mean != matched
     assert run("plot", tmp_path / "f.nc", "--output", tmp_path / "b.gif", "--product", "median")[0] == 2
+    assert run("plot", tmp_path / "f.nc", "--output", tmp_path / "B.GIF")[0] == 0
+    assert len(drawn) == 4
+    assert run("plot", tmp_path / "f.nc", "--output", tmp_path / "b.gif", "--lead_minutes", 10)[0] == 1
 
 
 def test_the_latest_frame_is_taken_where_no_time_is_given(run, store, tmp_path):

@@ -118,7 +118,7 @@ def test_the_edge_of_the_data_moves_with_the_data_and_a_dry_frame_says_so(tmp_pa
 def test_a_loop_of_another_kind_is_refused_and_leaves_nothing(moving, tmp_path):
     with pytest.raises(RefusedInput, match=r"\.gif, a \.webp or an \.mp4"):
         animate(moving, tmp_path / "sub" / "loop.avi")
-    with pytest.raises(RefusedInput, match="positive"):
+    with pytest.raises(RefusedInput, match="frames_per_second are 0.1 to 50"):
         animate(moving, tmp_path / "loop.gif", frames_per_second=0)
     with pytest.raises(RefusedInput, match="a loop shows"):
         animate(moving[0], tmp_path / "loop.gif")

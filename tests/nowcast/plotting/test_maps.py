@@ -161,6 +161,23 @@ def test_axes_of_another_projection_are_refused(projection):
         (lambda frames: frames[0].assign_coords(crs=crs_variable(ROTATED)), "degrees of longitude"),
         (lambda frames: frames[0].assign_coords(crs=crs_variable(KILOMETRES)), "came: unknown in kilometre"),
         (curvilinear, "carries its CRS"),
+        (lambda frames: frames[0].values, "came: ndarray"),
+        (lambda frames: frames[0] - 1, "0 or more; came: -1"),
+        (lambda frames: (frames[0] + 80).assign_attrs(units="1"), "0 to 1; came: 80"),
+        (
+            lambda frames: on_degrees(frames[0].values, longitudes=range(9), latitudes=range(83, 92)),
+            "90 degrees",
+        ),
+        (
+            lambda frames: on_degrees(frames[0].values, longitudes=range(0, 450, 50), latitudes=range(9)),
+            "go round the globe once",
+        ),
+        (
+            lambda frames: on_degrees(
+                frames[0].values, longitudes=range(9), latitudes=range(9)
+            ).assign_coords(crs=crs_variable(LOCAL)),
+            "degrees of longitude",
+        ),
     ],
 )
 def test_what_is_no_field_on_a_grid_is_refused(change, match):
@@ -207,6 +224,29 @@ def test_a_map_with_nothing_to_see_says_why(value, words):
     assert [text.get_text() for text in plot_map(field, colour_bar=False).texts] == words
     shared = Figure().add_subplot(projection=projection_of(field))
     assert not plot_map(field, ax=shared, colour_bar=False).texts
+
+
+def test_infinite_rain_is_not_called_dry():
+    field = rain(np.zeros((1, 9, 9)))[0]
+    field[4, 4] = np.inf
+    assert not any("no rain" in text.get_text() for text in plot_map(field).texts)
+
+
+def test_dry_is_white_in_a_dark_style():
+    with plt.style.context("dark_background"):
+        assert colours_in_the_middle(rain(np.zeros((1, 9, 9)))[0]) == [255, 255, 255]
+
+
+@pytest.mark.parametrize("times", [{"time": np.datetime64("NaT")}, {"time": 5}, {"lead_time": 5}])
+def test_what_is_no_time_is_not_told(times):
+    field = rain(np.zeros((1, 9, 9)))[0].drop_vars("time")
+    assert plot_map(field.assign_coords(times)).get_title("left") == ""
+
+
+def test_a_title_is_no_mathematics(tmp_path):
+    ax = plot_map(rain(np.zeros((1, 9, 9)))[0], title=r"a$b$ of 5 $\foo{$")
+    save_figure(ax, tmp_path / "map.png")
+    assert (tmp_path / "map.png").stat().st_size
 
 
 def test_a_line_runs_between_the_cells_with_and_without_data():

@@ -7,7 +7,7 @@ from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 
 from data_prep.schema import RefusedInput
-from nowcast.plotting import PALETTES, PROBABILITY, RAIN, palette_named, plot_map
+from nowcast.plotting import PALETTES, PROBABILITY, RAIN, Palette, palette_named, plot_map
 from nowcast.plotting.maps import draw_colour_bar
 from nowcast.plotting.palettes import NO_DATA
 
@@ -28,6 +28,32 @@ def test_a_rate_on_a_level_has_the_colour_of_the_class_above(palette):
     np.testing.assert_allclose(drawn, [to_rgb(name) for name in (*palette.colours, palette.colours[-1])])
     below = palette.colour_map()(palette.norm()(np.array(palette.levels[1:]) - 0.001))[:, :3]
     np.testing.assert_allclose(below, [to_rgb(name) for name in palette.colours[:-1]])
+
+
+@pytest.mark.parametrize(
+    ("levels", "colours", "match"),
+    [
+        ((1.0, 2.0, 3.0), ("#ffffff",), "has 3 colours"),
+        ((1.0, 2.0, 3.0), ("#ffffff", "#000000", "ink"), "has 3 colours"),
+        ((1.0,), ("#ffffff",), "two or more, increasing"),
+        ((2.0, 1.0), ("#ffffff", "#000000"), "two or more, increasing"),
+        ((1.0, float("nan")), ("#ffffff", "#000000"), "two or more, increasing"),
+    ],
+)
+def test_a_palette_that_cannot_be_is_refused(levels, colours, match):
+    with pytest.raises(RefusedInput, match=match):
+        Palette(levels, colours, "rain")
+
+
+def test_a_palette_of_temperatures_draws_frost():
+    frost = Palette((-20.0, -10.0, 0.0), ("#0000ff", "#00ffff", "#ffffff"), "temperature (°C)")
+    field = rain(np.full((1, 9, 9), -15.0))[0].assign_attrs(units="degC")
+    assert colours_in_the_middle(field, palette=frost) == colour("#0000ff")
+
+
+def test_a_probability_is_not_drawn_in_colours_of_rain():
+    with pytest.raises(RefusedInput, match="one of rain rates"):
+        plot_map(rain(np.full((1, 9, 9), 0.5))[0].assign_attrs(units="1"), palette="pysteps")
 
 
 def test_certain_rain_has_the_last_colour_of_probability():

@@ -154,6 +154,22 @@ def test_a_row_that_is_half_written_is_left_out(tmp_path):
     assert read_log(folder).find("loss/generator")[0].tolist() == [10, 20, 30]
 
 
+def test_a_log_that_is_cut_within_a_step_keeps_what_came_before(tmp_path):
+    folder = write_log(tmp_path / "run", rows_of(3))
+    table = folder / "metrics.csv"
+    cells = table.read_text().splitlines()[0].split(",")
+    row = ["2" if name == "step" else "0.5" for name in cells[: cells.index("step") + 1]]
+    table.write_text(table.read_text() + ",".join(row))
+    assert read_log(folder).find("loss/generator")[0].tolist() == [10, 20, 30]
+
+
+@pytest.mark.parametrize("text", ["model: 5", "model: {discriminator_steps: x}", "{", ""])
+def test_a_configuration_that_does_not_tell_leaves_batches(tmp_path, text):
+    folder = write_log(tmp_path / "run", rows_of(3))
+    (folder / "config.yaml").write_text(text)
+    assert read_log(folder).batches_a_step is None
+
+
 def test_a_log_of_values_that_are_all_undefined_is_drawn_empty(tmp_path):
     figure = plot_training(write_log(tmp_path / "run", [{"step": 9, "loss/generator": "nan"}]))
     FigureCanvasAgg(figure).draw()
