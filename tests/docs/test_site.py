@@ -84,6 +84,36 @@ def test_the_changelog_links_to_pages_of_the_site():
     assert [link for link in links if not (DOCS / link).is_file()] == []
 
 
+def test_parts_of_the_readme_stand_on_the_site_with_links_that_lead_somewhere():
+    page = tool("pages").on_page_markdown((DOCS / "limits.md").read_text())
+    assert "\n## What it cannot do\n\n- " in page
+    assert "\n## Beside others\n" in page
+    assert "## With your own radar" not in page
+    assert [link for link in re.findall(r"\]\(([^)#:]+)", page) if not (DOCS / link).is_file()] == []
+
+
+def test_a_part_of_the_readme_that_is_gone_stops_the_site():
+    with pytest.raises(ValueError, match=r"README.md has no section Cheese"):
+        tool("pages").on_page_markdown("<!-- section of README.md: Cheese -->")
+
+
+def test_the_help_on_the_site_fits_its_column_and_holds_no_control_characters():
+    text = tool("pages").help_of(["verify"])
+    assert "--print_config[=flags]" in text
+    assert max(map(len, text.splitlines())) <= 80
+    assert all(character.isprintable() for character in text.replace("\n", ""))
+
+
+def test_every_notebook_has_its_line_on_the_page_of_notebooks():
+    told = re.findall(r"\]\((\w+)\.md\)", (DOCS / "notebooks/index.md").read_text())
+    assert told == [path.stem for path in tool("notebooks").notebooks()]
+
+
+def test_no_page_installs_the_package_of_that_name_on_pypi():
+    for page in DOCS.rglob("*.md"):
+        assert not re.search(r"pip install '?nowcast\[", page.read_text()), page
+
+
 def test_reading_and_building_the_site_loads_nothing_from_a_network():
     assert SITE["theme"]["font"] is False
     own = [*SITE["extra"]["polyfills"], *SITE["extra_css"], *SITE.get("extra_javascript", [])]
