@@ -237,7 +237,7 @@ def test_dry_is_white_in_a_dark_style():
         assert colours_in_the_middle(rain(np.zeros((1, 9, 9)))[0]) == [255, 255, 255]
 
 
-@pytest.mark.parametrize("times", [{"time": np.datetime64("NaT")}, {"time": 5}, {"lead_time": 5}])
+@pytest.mark.parametrize("times", [{"time": np.datetime64("NaT", "ns")}, {"time": 5}, {"lead_time": 5}])
 def test_what_is_no_time_is_not_told(times):
     field = rain(np.zeros((1, 9, 9)))[0].drop_vars("time")
     assert plot_map(field.assign_coords(times)).get_title("left") == ""
