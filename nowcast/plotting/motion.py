@@ -11,13 +11,14 @@ from data_prep.schema import RefusedInput
 from nowcast.plotting.grids import extent_of, in_metres, raster
 from nowcast.plotting.maps import plot_map
 from nowcast.plotting.palettes import Palette
+from nowcast.plotting.sheets import is_number
 
 ARROWS = 14
 """Along the longer side of a map, unless a spacing is asked for."""
 LONGEST = 0.95
 """Of the spacing: how long the arrow of the key is."""
 KEYS = (1.0, 2.0, 5.0, 10.0, 15.0, 20.0, 30.0, 40.0, 50.0, 75.0, 100.0)
-"""Speeds that the key may show, m/s."""
+"""Speeds that the key may show, m/s; faster than weather moves, whole hundreds."""
 _COMPONENTS = ("motion_x", "motion_y")
 
 
@@ -43,13 +44,13 @@ def plot_motion(
         RefusedInput: If the field cannot be drawn, the motion is none in m/s on its grid, or the spacing is
             not above 0.
     """
+    if spacing is not None and not (is_number(spacing) and spacing > 0):
+        raise RefusedInput("the spacing of arrows is above 0 km", came=spacing, do="leave it out, or give 25")
     _refuse_other_motion(field, motion)
     field = in_metres(field)
     ax = plot_map(field, title=title, palette=palette)
     west, east, south, north = extent_of(field)
     apart = max(east - west, north - south) / ARROWS if spacing is None else 1000 * spacing
-    if not apart > 0:
-        raise RefusedInput("the spacing of arrows is above 0 km", came=spacing, do="leave it out, or give 25")
     x, y = (_places(*ends, apart) for ends in ((west, east), (south, north)))
     u, v = (_at(motion[name].assign_coords(x=field["x"], y=field["y"]), x, y) for name in _COMPONENTS)
     hidden = np.ma.getmaskarray(raster(field))[_cells(north, south, y, field.sizes["y"])][
@@ -58,7 +59,7 @@ def plot_motion(
     speed = np.hypot(u, v)
     shown = np.isfinite(speed) & ~hidden
     fast = float(np.quantile(speed[shown], 0.9)) if shown.any() else 0.0
-    key = next((key for key in KEYS if key >= fast), KEYS[-1])
+    key = next((key for key in KEYS if key >= fast), 100 * float(np.ceil(fast / 100)))
     columns, rows = np.meshgrid(x, y)
     arrows = ax.quiver(
         columns[shown], rows[shown], u[shown], v[shown], angles="xy", scale_units="xy", pivot="middle",
@@ -73,6 +74,11 @@ def plot_motion(
 
 
 def _refuse_other_motion(field: xr.DataArray, motion: xr.Dataset) -> None:
+    if not isinstance(motion, xr.Dataset):
+        raise RefusedInput(
+            "a motion is a Dataset with motion_x and motion_y", came=type(motion).__name__,
+            do="estimate it with nowcast.motion_field.motion_field",
+        )  # fmt: skip
     if not set(_COMPONENTS) <= set(motion) or any(
         set(motion[name].dims) != {"y", "x"} or motion[name].attrs.get("units") != "m s-1"
         for name in _COMPONENTS

@@ -20,8 +20,11 @@ from nowcast.plotting.sheets import (
     draw_key,
     draw_row_label,
     lead_label,
+    loaded,
     new_sheet,
     on_same_grid,
+    refuse_thresholds,
+    several,
     shown_box,
     title_of,
 )
@@ -37,7 +40,7 @@ def plot_panel(
     observed: xr.DataArray | None,
     ensemble: xr.DataArray,
     *,
-    lead_times: Sequence[Lead] | None = None,
+    lead_times: Lead | Sequence[Lead] | None = None,
     threshold: float = 1.0,
     palette: Palette | str | None = None,
 ) -> Figure:
@@ -51,18 +54,18 @@ def plot_panel(
         observed: Rain array (time, y, x) on the grid of the forecast, in mm/h, from which the valid times are
             picked; a time it lacks is shown as not observed yet. None leaves the column out.
         ensemble: (realization, lead_time, y, x) in mm/h, as forecasters return it.
-        lead_times: Rows, in minutes, as timedeltas, or as texts like ``30min``; by default 15, 30 and 60
-            minutes, or three of the forecast's own evenly chosen.
+        lead_times: Rows, or one alone: in minutes, as timedeltas, or as texts like ``30min``; by default 15,
+            30 and 60 minutes, or three of the forecast's own evenly chosen.
         threshold: Of the probability, mm/h.
         palette: Of rain, as of `plot_map`.
 
     Raises:
-        RefusedInput: If the ensemble lacks a dim, the CRS or a lead time, the grids differ, or the threshold
-            is not above 0.
+        RefusedInput: If the ensemble is not in mm/h or lacks a dim, the CRS or a lead time, the grids differ,
+            or the threshold is not above 0.
     """
-    refuse_thresholds((threshold,))
+    refuse_thresholds([threshold])
     ensemble = checked(ensemble)
-    rows = ensemble.sel(lead_time=chosen_leads(ensemble, lead_times)).load()
+    rows = loaded(ensemble.sel(lead_time=chosen_leads(ensemble, lead_times)))
     frames = None if observed is None else _observed_at(observed, rows)
     box = shown_box(frames, rows)
     columns = _panel_columns(frames, rows, threshold)
@@ -75,9 +78,9 @@ def plot_panel(
             draw_field(axes[row, column], shown, name if row == 0 else "", palette)
     for ax, lead, valid in zip(axes[:, 0], rows["lead_time"].values, rows["time"].values, strict=True):
         draw_row_label(ax, lead_label(lead, valid))
-    several = rows.sizes["realization"] > 1
-    draw_key(axes[-1, :-1] if several else axes[-1], palette_of(ensemble, palette), no_data=True)
-    if several:
+    is_ensemble = rows.sizes["realization"] > 1
+    draw_key(axes[-1, :-1] if is_ensemble else axes[-1], palette_of(ensemble, palette), no_data=True)
+    if is_ensemble:
         draw_key(axes[-1, -1:], PROBABILITY, no_data=False)
     return figure
 
@@ -85,7 +88,7 @@ def plot_panel(
 def _observed_at(observed: xr.DataArray, rows: xr.DataArray) -> xr.DataArray:
     """The frames at the valid times of a forecast, as far as there are any."""
     observed = on_same_grid(observed, rows)
-    return observed.isel(time=np.isin(observed["time"].values, rows["time"].values)).load()
+    return loaded(observed.isel(time=np.isin(observed["time"].values, rows["time"].values)))
 
 
 def _panel_columns(
@@ -130,14 +133,16 @@ def plot_stamps(
         palette: Of rain, as of `plot_map`.
 
     Raises:
-        RefusedInput: If the ensemble lacks a dim, the CRS or the lead time, the grids differ, or there is to
-            be no column.
+        RefusedInput: If the ensemble is not in mm/h or lacks a dim, the CRS or the lead time, the grids
+            differ, or columns are no number of maps.
     """
-    if columns is not None and columns < 1:
-        raise RefusedInput("columns are 1 or more", came=columns, do="leave it out, or give 5, say")
+    if columns is not None and (not isinstance(columns, (int, np.integer)) or columns < 1):
+        raise RefusedInput(
+            "columns are 1 or more, and whole", came=columns, do="leave it out, or give 5, say"
+        )
     ensemble = checked(ensemble)
     (lead,) = chosen_leads(ensemble, [lead_time])
-    members = ensemble.sel(lead_time=lead).load()
+    members = loaded(ensemble.sel(lead_time=lead))
     frames = None if observed is None else _observed_at(observed, members.expand_dims("lead_time"))
     box = shown_box(frames, members)
     shown = members.isel(box)
@@ -167,8 +172,8 @@ def _full_columns(count: int, field: xr.DataArray) -> int:
 def plot_exceedance(
     ensemble: xr.DataArray,
     *,
-    thresholds: Sequence[float] = (1.0,),
-    lead_times: Sequence[Lead] | None = None,
+    thresholds: float | Sequence[float] = (1.0,),
+    lead_times: Lead | Sequence[Lead] | None = None,
 ) -> Figure:
     """Maps of the probability that it rains as much as a threshold or more: the share of the members.
 
@@ -176,13 +181,14 @@ def plot_exceedance(
 
     Args:
         ensemble: (realization, lead_time, y, x) in mm/h, of two members or more.
-        thresholds: Rows, mm/h.
+        thresholds: Rows, or one alone, mm/h.
         lead_times: Columns, as the rows of `plot_panel`.
 
     Raises:
-        RefusedInput: If the ensemble lacks a dim, the CRS or a lead time, it has one member alone, or a
-            threshold is not above 0.
+        RefusedInput: If the ensemble is not in mm/h or lacks a dim, the CRS or a lead time, it has one member
+            alone, or a threshold is not above 0.
     """
+    thresholds = several(thresholds)
     refuse_thresholds(thresholds)
     ensemble = checked(ensemble)
     if ensemble.sizes["realization"] < 2:
@@ -190,7 +196,7 @@ def plot_exceedance(
             "probabilities are those of an ensemble of two members or more", came="one",
             do="give more members, or draw the forecast with plot_map",
         )  # fmt: skip
-    chosen = ensemble.sel(lead_time=chosen_leads(ensemble, lead_times)).load()
+    chosen = loaded(ensemble.sel(lead_time=chosen_leads(ensemble, lead_times)))
     chosen = chosen.isel(shown_box(chosen))
     figure, axes = new_sheet(
         chosen, title_of(chosen), rows=len(thresholds), columns=chosen.sizes["lead_time"], left=1.0
@@ -203,15 +209,3 @@ def plot_exceedance(
             draw_field(ax, field, above if row == 0 else "", None)
     draw_key(axes[-1], PROBABILITY, no_data=True)
     return figure
-
-
-def refuse_thresholds(thresholds: Sequence[float]) -> None:
-    """Refuse thresholds that tell nothing.
-
-    Raises:
-        RefusedInput: If there is none, or one is not above 0.
-    """
-    if not len(thresholds) or not all(0 < threshold < np.inf for threshold in thresholds):
-        raise RefusedInput(
-            "thresholds are one or more, above 0 mm/h", came=tuple(thresholds), do="give 1.0, say"
-        )

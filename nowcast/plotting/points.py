@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from textwrap import wrap
 from typing import Any
 
 import numpy as np
@@ -15,10 +16,17 @@ from data_prep.schema import RefusedInput, crs_of, minutes
 from nowcast.fields import cells_at
 from nowcast.plotting.charts import OBSERVED_COLOUR
 from nowcast.plotting.graticule import degrees
-from nowcast.plotting.grids import refuse_other_units
+from nowcast.plotting.grids import extent_of
 from nowcast.plotting.maps import data_attribution, utc
-from nowcast.plotting.panels import refuse_thresholds
-from nowcast.plotting.sheets import checked, on_same_grid, title_of
+from nowcast.plotting.sheets import (
+    checked,
+    is_number,
+    loaded,
+    on_same_grid,
+    refuse_thresholds,
+    several,
+    title_of,
+)
 
 BANDS = ((10, 90, "#cfe0f3"), (25, 75, "#97bde3"))
 """Percentiles of the members between which a band lies, %, and its colour."""
@@ -35,7 +43,11 @@ _STEPS = (5, 10, 15, 30, 60, 120, 180, 360, 720)
 """Minutes between labels of the axis of time."""
 _SIZE = (7.2, 5.2)
 _LEFT, _RIGHT, _TOP, _BOTTOM, _GAP = 0.65, 0.15, 0.8, 0.75, 0.32
-"""Inches: margins, and the space between the two axes."""
+"""Inches: margins, the top one with two lines of title, and the space between the two axes."""
+_TITLE_LINE = 0.2
+"""Inches of a further line."""
+_LETTERS = 76
+"""Of a line of the title."""
 _LOWER = 0.3
 """Of the height: the axes of probabilities."""
 
@@ -46,7 +58,7 @@ def plot_plume(
     longitude: float,
     latitude: float,
     observed: xr.DataArray | None = None,
-    thresholds: Sequence[float] = (0.1, 1.0, 5.0),
+    thresholds: float | Sequence[float] = (0.1, 1.0, 5.0),
     place: str = "",
 ) -> Figure:
     """The plume of an ensemble at a place: the rain rate in the cell it lies in, over lead times.
@@ -61,39 +73,47 @@ def plot_plume(
         latitude: Of the place, degrees north.
         observed: Rain array (time, y, x) on the grid of the forecast, in mm/h, of which the times of the
             forecast and some before it are shown.
-        thresholds: Of the probabilities, mm/h.
+        thresholds: Of the probabilities, or one alone, mm/h.
         place: Its name, for the title.
 
     Raises:
-        RefusedInput: If the ensemble lacks a dim or the CRS, the grids differ, a threshold is not above 0, or
-            the place lies outside the grid or in a cell of which the forecast says nothing.
+        RefusedInput: If the ensemble is not in mm/h or lacks a dim or the CRS, the grids differ, a threshold
+            is not above 0, or the place is none on the grid, or in a cell of which the forecast says nothing.
     """
+    thresholds = several(thresholds)
     refuse_thresholds(thresholds)
-    refuse_other_units(ensemble)
     ensemble = checked(ensemble)
+    extent_of(ensemble)  # refuses axes that are not even, on which no cell is found
+    if not (is_number(longitude) and is_number(latitude)):
+        raise RefusedInput(
+            "a place is a longitude and a latitude in degrees", came=f"{longitude!r} and {latitude!r}",
+            do="give 5.12 and 52.09, say",
+        )  # fmt: skip
     row, column = cells_at(ensemble, [longitude], [latitude])[0]
     where = f"{degrees(latitude, 'N', 'S')} {degrees(longitude, 'E', 'W')}"
     if row < 0:
         raise RefusedInput(
             "the place of a plume lies on the grid of the forecast", came=where, do="choose a place inside"
         )
-    members = ensemble.isel(y=row, x=column).load()
+    members = loaded(ensemble.isel(y=row, x=column))
     if not bool(members.notnull().any()):
         raise RefusedInput(
             "a plume shows a cell with data", came=f"no data at {where} at any lead time",
             do="choose a place within range of the radar",
         )  # fmt: skip
     seen = None if observed is None else _seen(on_same_grid(observed, ensemble), members, row, column)
-    several = members.sizes["realization"] > 1
-    figure, upper, lower = _axes(several=several)
+    name = f"{place} ({where})" if place else where
+    distance = _distance(ensemble, longitude, latitude, row, column)
+    title = [
+        *wrap(f"Rain at {name}, the centre of its cell {distance:.1f} km away", _LETTERS),
+        *wrap(title_of(members), _LETTERS),
+    ]
+    figure, upper, lower = _axes(len(title), is_ensemble=members.sizes["realization"] > 1)
     _draw_rates(upper, members, seen)
     if lower is not None:
         _draw_probabilities(lower, members, sorted(thresholds))
     _time_axis(upper if lower is None else lower, members, seen)
-    distance = _distance(ensemble, longitude, latitude, row, column)
-    name = f"{place} ({where})" if place else where
-    lines = (f"Rain at {name}, the centre of its cell {distance:.1f} km away", title_of(members))
-    _draw_words(figure, "\n".join(lines), data_attribution(ensemble))
+    _draw_words(figure, "\n".join(title), data_attribution(ensemble))
     return figure
 
 
@@ -102,17 +122,17 @@ def _seen(observed: xr.DataArray, members: xr.DataArray, row: int, column: int) 
     reference, last = members["forecast_reference_time"].values, members["time"].values[-1]
     times = observed["time"].values
     shown = (times >= reference - HISTORY * (last - reference)) & (times <= last)
-    cell = observed.isel(time=shown, y=row, x=column).load()
+    cell = loaded(observed.isel(time=shown, y=row, x=column))
     return cell if bool(cell.notnull().any()) else None
 
 
-def _axes(*, several: bool) -> tuple[Figure, Axes, Axes | None]:
-    """A figure with axes of rates, and below them those of probabilities if there are several members."""
-    figure = Figure(figsize=_SIZE, dpi=100)
-    width, height = _SIZE
-    inner = height - _TOP - _BOTTOM
+def _axes(title_lines: int, *, is_ensemble: bool) -> tuple[Figure, Axes, Axes | None]:
+    """A figure with axes of rates, and below them those of probabilities of an ensemble."""
+    width, inner = _SIZE[0], _SIZE[1] - _TOP - _BOTTOM
+    height = _SIZE[1] + _TITLE_LINE * max(title_lines - 2, 0)
+    figure = Figure(figsize=(width, height), dpi=100)
     left, across = _LEFT / width, 1 - (_LEFT + _RIGHT) / width
-    if not several:
+    if not is_ensemble:
         return figure, figure.add_axes((left, _BOTTOM / height, across, inner / height)), None
     bottom = _BOTTOM + _LOWER * inner
     lower = figure.add_axes((left, _BOTTOM / height, across, (_LOWER * inner - _GAP) / height))

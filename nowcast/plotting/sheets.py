@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from textwrap import wrap
+from typing import Any
 
 import numpy as np
 import xarray as xr
 from cartopy.mpl.geoaxes import GeoAxes
 from matplotlib.figure import Figure
 
-from data_prep.schema import RefusedInput
+from data_prep.schema import RATE_UNITS, RefusedInput, crs_of
 from nowcast.fields import box_of_data
 from nowcast.plotting.grids import projection_of
 from nowcast.plotting.maps import (
@@ -36,8 +37,8 @@ MARGIN = 0.03
 """Of the longer side of a grid, that is shown around the cells with data."""
 MOSTLY_EMPTY = 0.5
 """Of a grid: where the box that holds all data takes less, maps show that box alone."""
-_GRID_TOLERANCE = 1.0
-"""Metres by which the cells of the observation may lie off those of the forecast."""
+_GRID_TOLERANCE = 1e-3
+"""Of a cell: by how much those of the observation may lie off those of the forecast."""
 _DIMS = ("realization", "lead_time", "y", "x")
 _GAP, _RIGHT, _TOP, _BOTTOM, _TITLE_LINE = 0.12, 0.1, 0.5, 0.95, 0.2
 """Inches: between maps, and margins; the top one with one line of title."""
@@ -49,57 +50,129 @@ _KEY_BOTTOM, _KEY_HEIGHT, _KEY_WIDTHS, _NO_DATA_ROOM = 0.62, 0.14, (2.6, 7.0), 0
 
 
 def checked(ensemble: xr.DataArray) -> xr.DataArray:
-    """A forecast with the dims in their order, and with the valid ``time`` of its lead times.
+    """A forecast with dims and lead times in their order, numbers of its members, and the valid ``time``.
 
     Args:
         ensemble: mm/h, by realization, lead_time, y and x.
 
     Raises:
-        RefusedInput: If a dim is not there or empty, or lead or reference times are not said.
+        RefusedInput: If it is not rain in mm/h, a dim is not there or empty, or lead or reference times are
+            not said.
     """
-    if set(ensemble.dims) != set(_DIMS) or not ensemble.size:
+    _refuse_other_than_rain(
+        ensemble, _DIMS,
+        "a figure of a forecast shows rain (realization, lead_time, y, x) in mm/h, one or more of each",
+        do="give what a forecaster returns, or draw one field with plot_map",
+    )  # fmt: skip
+    label = "label it as nowcast.forecaster.label does"
+    rule = "a forecast says its lead_time as time differences, each once"
+    ensemble = _in_order(ensemble, "lead_time", "m", rule, do=label)
+    reference = ensemble.coords.get("forecast_reference_time")
+    if reference is None or reference.ndim or reference.dtype.kind != "M" or np.isnat(reference.values):
         raise RefusedInput(
-            "a figure of a forecast shows (realization, lead_time, y, x), one or more of each",
-            came=dict(ensemble.sizes),
-            do="draw one field with plot_map, or give a single forecast the dim with expand_dims",
+            "a forecast says its one forecast_reference_time as datetime64",
+            came="none" if reference is None else f"{reference.dtype} {reference.values}",
+            do=label,
         )
-    times = {"lead_time", "forecast_reference_time"}
-    if not times <= set(ensemble.coords) or ensemble["lead_time"].dtype.kind != "m":
-        raise RefusedInput(
-            "a forecast says its forecast_reference_time, and its lead_time as time differences",
-            came=f"coordinates {sorted(map(str, ensemble.coords))}",
-            do="label it as nowcast.forecaster.label does",
-        )
-    valid = ensemble["forecast_reference_time"].values + ensemble["lead_time"].values
+    if "realization" not in ensemble.coords:
+        ensemble = ensemble.assign_coords(realization=np.arange(ensemble.sizes["realization"]))
+    valid = reference.values + ensemble["lead_time"].values
     return ensemble.transpose(*_DIMS).assign_coords(time=("lead_time", valid))
 
 
 def on_same_grid(observed: xr.DataArray, ensemble: xr.DataArray) -> xr.DataArray:
-    """Frames that were observed on the grid of a forecast.
+    """Frames that were observed on the grid of a forecast, in the order of their times.
 
     Raises:
-        RefusedInput: If they have other dims, or lie on another grid.
+        RefusedInput: If they are not rain in mm/h by time, or lie on another grid.
     """
-    if set(observed.dims) != {"time", "y", "x"}:
+    give = "give the frames as nowcast.open_radar does"
+    _refuse_other_than_rain(
+        observed, ("time", "y", "x"), "the observation is a rain array (time, y, x) in mm/h", do=give
+    )
+    rule = "the observation says its time as datetime64, each once"
+    observed = _in_order(observed, "time", "M", rule, do=give)
+    crs, other = crs_of(ensemble), crs_of(observed)
+    if other != crs:
         raise RefusedInput(
-            "the observation is a rain array (time, y, x)",
-            came=f"dims {observed.dims}",
-            do="give the frames as nowcast.open_radar does",
-        )
-    if not all(
-        observed.sizes[name] == ensemble.sizes[name]
-        and np.allclose(observed[name].values, ensemble[name].values, rtol=0, atol=_GRID_TOLERANCE)
-        for name in ("x", "y")
-    ):
+            "the observation is in the CRS of the forecast", came=f"{other.name} against {crs.name}",
+            do="reproject the observation to the grid of the forecast",
+        )  # fmt: skip
+    if not all(_same_cells(observed[name].values, ensemble[name].values) for name in ("x", "y")):
         raise RefusedInput(
             "the observation is on the grid of the forecast",
             came=f"{dict(observed.sizes)} against {dict(ensemble.sizes)}",
             do="crop the observation to the x and y of the forecast",
         )
-    return observed.transpose("time", "y", "x")
+    grid = {name: ensemble[name].variable for name in ("x", "y", "crs")}
+    return observed.transpose("time", "y", "x").assign_coords(grid)
 
 
-def chosen_leads(ensemble: xr.DataArray, lead_times: Sequence[Lead] | None) -> np.ndarray:
+def _refuse_other_than_rain(array: object, dims: Sequence[str], rule: str, *, do: str) -> None:
+    """Refuse what is no array of numbers in mm/h with these dims, or empty along another one than time."""
+    if not isinstance(array, xr.DataArray):
+        came = type(array).__name__
+    elif set(array.dims) != set(dims) or not all(size for dim, size in array.sizes.items() if dim != "time"):
+        came = str(dict(array.sizes))
+    elif array.dtype.kind not in "iuf":
+        came = f"values of type {array.dtype}"
+    elif (units := array.attrs.get("units", RATE_UNITS[0])) not in RATE_UNITS:
+        came = f"units {units}"
+    else:
+        return
+    raise RefusedInput(rule, came=came, do=do)
+
+
+def _in_order(array: xr.DataArray, dim: str, kind: str, rule: str, *, do: str) -> xr.DataArray:
+    """An array with rising times along a dim; refused if one comes twice, or they are of another kind."""
+    times = array[dim].values
+    if times.dtype.kind != kind:
+        came = f"{dim} of type {times.dtype}"
+    elif np.isnat(times).any():
+        came = f"{dim} NaT"
+    elif np.unique(times).size < times.size:
+        came = f"the same {dim} again"
+    else:
+        rising = (np.diff(times) > np.timedelta64(0, "ns")).all()
+        return array if rising else array.sortby(dim)  # sorting copies all values
+    raise RefusedInput(rule, came=came, do=do)
+
+
+def _same_cells(one: np.ndarray, other: np.ndarray) -> bool:
+    """Whether the cell centres of two axes are the same ones."""
+    cell = np.ptp(other) / max(other.size - 1, 1)
+    return one.shape == other.shape and np.allclose(one, other, rtol=0, atol=_GRID_TOLERANCE * cell)
+
+
+def loaded(array: xr.DataArray) -> xr.DataArray:
+    """The values in memory; what is not finite is no data, as on every map."""
+    array = array.load()
+    return array.where(np.isfinite(array))
+
+
+def several(given: Any) -> list[Any]:
+    """Values that were asked for; one alone is a list of one."""
+    return list(given) if np.ndim(given) else [given]
+
+
+def is_number(value: Any) -> bool:
+    """Whether it is one finite number."""
+    return not np.ndim(value) and np.asarray(value).dtype.kind in "iuf" and bool(np.isfinite(value))
+
+
+def refuse_thresholds(thresholds: Sequence[float]) -> None:
+    """Refuse thresholds that tell nothing.
+
+    Raises:
+        RefusedInput: If there is none, or one is not above 0.
+    """
+    if not thresholds or not all(is_number(threshold) and threshold > 0 for threshold in thresholds):
+        raise RefusedInput(
+            "thresholds are one or more numbers, above 0 mm/h", came=thresholds, do="give 1.0, say"
+        )
+
+
+def chosen_leads(ensemble: xr.DataArray, lead_times: Lead | Sequence[Lead] | None) -> np.ndarray:
     """The lead times to draw: those asked for, else `PREFERRED_LEADS` or three of the forecast's own.
 
     Raises:
@@ -111,11 +184,12 @@ def chosen_leads(ensemble: xr.DataArray, lead_times: Sequence[Lead] | None) -> n
             return np.array(PREFERRED_LEADS)
         count = min(3, available.size)
         return available[[round((n + 1) * available.size / count) - 1 for n in range(count)]]
-    if not len(lead_times):
+    wanted = several(lead_times)
+    if not wanted:
         raise RefusedInput(
             "lead times to draw are one or more", came="none", do="leave them out, or give some"
         )
-    chosen = np.array([round(60 * minutes_of(lead)) for lead in lead_times], "timedelta64[s]")
+    chosen = np.array([round(60 * minutes_of(lead)) for lead in wanted], "timedelta64[s]")
     lacking = chosen[~np.isin(chosen, available)]
     if lacking.size:
         raise RefusedInput(
@@ -198,10 +272,10 @@ def draw_field(
     if field is None:
         draw_remark(ax, "not observed yet")
     else:
-        colours = palette_of(field) if field.attrs.get("units") == "1" else palette_of(field, palette)
-        plot_map(field, ax=ax, title="", palette=colours, colour_bar=False, graticule=False)
+        asked = None if field.attrs.get("units") == "1" else palette
+        plot_map(field, ax=ax, title="", palette=asked, colour_bar=False, graticule=False)
         if not bool(field.notnull().any()):
-            draw_remark(ax, remark(field, colours))
+            draw_remark(ax, remark(field, palette_of(field, asked)))
     ax.set_title(title, loc="left", fontsize=size, pad=3, parse_math=False)
     for text in ax.texts:
         text.set_fontsize(size - 1)

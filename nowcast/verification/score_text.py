@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Hashable, Iterable, Sequence
+from datetime import timedelta
 from textwrap import fill
 from typing import TypeVar
 
@@ -13,7 +14,7 @@ import xarray as xr
 from data_prep.schema import RefusedInput, minutes
 from nowcast.verification.score_table import SCORES
 
-Lead = float | str | np.timedelta64
+Lead = float | str | np.timedelta64 | timedelta
 """A lead time: minutes, a text like ``30min``, or a timedelta."""
 WIDTH = 120
 """Columns of a terminal that a table stays within."""
@@ -46,18 +47,21 @@ def minutes_of(lead_time: Lead) -> float:
     Raises:
         RefusedInput: If it is none.
     """
-    if isinstance(lead_time, np.timedelta64):
-        return minutes(lead_time)
-    if not isinstance(lead_time, str):
-        return float(lead_time)
-    said = re.fullmatch(r"\s*(\d+(?:\.\d*)?)\s*(min|h)\s*", lead_time)
-    if not said:
+    if isinstance(lead_time, str):
+        said = re.fullmatch(r"\s*(\d+(?:\.\d*)?)\s*(min|h)\s*", lead_time)
+        found = float(said[1]) * (60 if said[2] == "h" else 1) if said else np.nan
+    else:
+        given = np.asarray(np.timedelta64(lead_time) if isinstance(lead_time, timedelta) else lead_time)
+        if given.dtype.kind == "m":
+            given = given / np.timedelta64(1, "m")
+        found = float(given) if given.ndim == 0 and given.dtype.kind in "iuf" else np.nan
+    if not np.isfinite(found):
         raise RefusedInput(
             "a lead time is a number of minutes, a timedelta, or a text",
             came=lead_time,
             do="write 30min, or 2h",
         )
-    return float(said[1]) * (60 if said[2] == "h" else 1)
+    return found
 
 
 def nearest(values: Iterable[float], wanted: Sequence[float]) -> list[float]:

@@ -58,6 +58,22 @@ def test_the_spacing_of_arrows_is_in_kilometres_and_the_key_in_metres_per_second
     assert arrows(figure).scale == pytest.approx(15 / (0.95 * 20_000))
 
 
+@pytest.mark.parametrize("speed", [130.0, 500.0])
+def test_arrows_do_not_overlap_however_fast_the_motion(speed):
+    field = rain(np.ones((1, 30, 40)))[0]
+    figure = plot_motion(field, blowing(field, speed, 0.0), spacing=20.0)
+    assert speed / arrows(figure).scale < 20_000
+    (key,) = [artist for artist in figure.axes[0].artists if hasattr(artist, "label")]
+    assert key.label == f"{np.ceil(speed / 100) * 100:g} m/s"
+
+
+def test_a_title_is_drawn_as_it_is():
+    field = rain(np.ones((1, 30, 40)))[0]
+    figure = plot_motion(field, blowing(field, 3.0, 0.0), title="$\\frac{$ a_b")
+    figure.canvas.draw()
+    assert figure.axes[0].get_title("left") == "$\\frac{$ a_b"
+
+
 def test_still_rain_and_a_field_without_data_are_drawn():
     field = rain(np.ones((1, 20, 20)))[0]
     assert (arrows(plot_motion(field, blowing(field, 0.0, 0.0))).U == 0).all()
@@ -76,6 +92,7 @@ def test_motion_is_drawn_on_a_grid_of_degrees():
     ("change", "match"),
     [
         (lambda field, motion: (field, motion[["motion_x"]]), "motion_x and motion_y"),
+        (lambda field, motion: (field, motion["motion_x"]), "a Dataset .* came: DataArray"),
         (lambda field, motion: (field, motion.drop_attrs()), "in m s-1"),
         (lambda field, motion: (field, motion.isel(x=slice(5))), "on the grid of the field"),
         (
@@ -85,7 +102,7 @@ def test_motion_is_drawn_on_a_grid_of_degrees():
         (lambda field, motion: (field.expand_dims("time"), motion), "one field"),
         (lambda field, motion: (field.drop_vars("crs"), motion), "CRS"),
     ],
-    ids=["a component", "no unit", "another box", "shifted", "frames", "no CRS"],
+    ids=["a component", "an array", "no unit", "another box", "shifted", "frames", "no CRS"],
 )
 def test_motion_that_does_not_fit_the_field_is_refused(change, match):
     field = rain(np.ones((1, 20, 20)))[0]
@@ -93,7 +110,7 @@ def test_motion_that_does_not_fit_the_field_is_refused(change, match):
         plot_motion(*change(field, blowing(field, 3.0, 0.0)))
 
 
-@pytest.mark.parametrize("spacing", [0.0, -5.0])
+@pytest.mark.parametrize("spacing", [0.0, -5.0, np.inf, np.nan, "25"])
 def test_arrows_without_a_distance_are_refused(spacing):
     field = rain(np.ones((1, 20, 20)))[0]
     with pytest.raises(RefusedInput, match="above 0 km"):

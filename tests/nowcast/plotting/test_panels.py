@@ -1,11 +1,14 @@
+from datetime import timedelta
+
 import numpy as np
+import pyproj
 import pytest
 import xarray as xr
-from drawing import ensemble, rain, showers
+from drawing import LEADS, POLAR, ensemble, rain, showers
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from data_prep.schema import RefusedInput
+from data_prep.schema import RefusedInput, crs_variable
 from nowcast.plotting import PALETTES, plot_exceedance, plot_panel, plot_stamps
 
 picture = pytest.mark.mpl_image_compare(
@@ -89,10 +92,50 @@ def test_a_panel_refuses_what_does_not_fit():
         plot_panel(None, forecast[0])
 
 
-@pytest.mark.parametrize("leads", [["45min", "1h"], [45, 60.0], [np.timedelta64(45, "m"), "60 min"]])
+@pytest.mark.parametrize("leads", [["45min", "1h"], [45, 60.0], [np.timedelta64(45, "m"), "60 min"],
+                                   [timedelta(minutes=45), timedelta(hours=1)], LEADS[2:]])  # fmt: skip
 def test_lead_times_are_given_in_minutes_as_texts_or_as_timedeltas(leads):
     panel = plot_panel(None, ensemble(np.zeros((1, 4, 9, 9))), lead_times=leads)
     assert {text.split("\n")[0] for text in texts(panel) if text.startswith("+")} == {"+45 min", "+60 min"}
+
+
+@pytest.mark.parametrize("lead", [30, "30min", timedelta(minutes=30), np.timedelta64(30, "m")])
+def test_a_lead_time_or_threshold_alone_is_taken_for_one_of_many(lead):
+    figure = plot_exceedance(ensemble(np.zeros((2, 4, 9, 9))), thresholds=2.0, lead_times=lead)
+    assert [ax.get_title("left") for ax in sheets(figure)] == ["+30 min, 12:30 UTC"]
+    assert "≥ 2 mm/h" in texts(figure)
+
+
+def test_lead_times_are_drawn_in_their_order_however_they_are_stored():
+    values = np.arange(4.0)[:, None, None] * np.ones((2, 4, 9, 9))
+    for order in ([3, 2, 1, 0], [2, 0, 3, 1]):
+        panel = plot_panel(None, ensemble(values)[:, order])
+        assert [float(shown(ax).mean()) for ax in sheets(panel)[::4]] == [0.0, 1.0, 3.0]
+        assert [text[:3] for text in texts(panel) if text.startswith("+")] == ["+15", "+30", "+60"]
+
+
+def test_members_without_numbers_are_numbered():
+    forecast = ensemble(np.zeros((2, 4, 9, 9))).drop_vars("realization")
+    titles = [ax.get_title("left") for ax in sheets(plot_stamps(forecast, lead_time=15))]
+    assert titles == ["Member 0", "Member 1"]
+
+
+def test_rates_below_zero_are_refused_as_on_every_map():
+    with pytest.raises(RefusedInput, match="0 or more; came: -50"):
+        plot_panel(None, ensemble(np.full((2, 4, 9, 9), -50.0)), palette="STEPS-BE")
+
+
+def test_what_is_not_finite_is_no_data_for_means_and_probabilities_too():
+    values = np.ones((3, 4, 9, 9))
+    values[2] = np.inf
+    first = sheets(plot_panel(None, ensemble(values), threshold=2.0))[:4]
+    assert [float(shown(ax).mean()) for ax in first] == [1.0, 1.0, 1.0, 0.0]
+
+
+@pytest.mark.parametrize("units", ["mm/h", "mm h-1", "kg m-2 h-1", None])
+def test_rain_is_in_millimetres_an_hour_whichever_way_it_is_written(units):
+    forecast = ensemble(np.zeros((1, 4, 9, 9))).drop_attrs(deep=False)
+    plot_panel(None, forecast.assign_attrs({} if units is None else {"units": units}))
 
 
 def test_maps_of_a_mostly_empty_grid_show_the_box_with_data():
@@ -106,7 +149,7 @@ def test_maps_of_a_mostly_empty_grid_show_the_box_with_data():
 
 def test_a_sheet_says_whose_data_it_shows_and_who_made_the_forecast():
     forecast = ensemble(np.zeros((2, 4, 9, 9))).assign_attrs(
-        institution="A $service_", license="CC-BY-4.0", model="$frac{"
+        institution="A $service_", license="CC-BY-4.0", model="$\\frac{$\na_b"
     )
     for figure in (
         plot_panel(None, forecast),
@@ -117,7 +160,7 @@ def test_a_sheet_says_whose_data_it_shows_and_who_made_the_forecast():
         assert [text.get_text() for text in figure.texts if "Data:" in text.get_text()] == [
             "Data: A $service_, CC-BY-4.0 · Map: Natural Earth"
         ]
-        assert "by $frac{" in figure.get_suptitle().replace("\n", " ")
+        assert "by $\\frac{$ a_b" in figure.get_suptitle().replace("\n", " ")
 
 
 def test_a_long_title_is_broken_and_stays_within_the_figure():
@@ -190,6 +233,9 @@ def test_dims_may_come_in_another_order():
             np.testing.assert_array_equal(shown(one), shown(other))
 
 
+NOT_NUMPY = xr.date_range("2026-06-01T12:00", periods=5, freq="15min", use_cftime=True)
+"""Times of another calendar library."""
+OBSERVED = rain(np.zeros((5, 9, 9)))
 DRAWN = {
     "panel": lambda forecast, **options: plot_panel(options.pop("observed", None), forecast, **options),
     "stamps": lambda forecast, **options: plot_stamps(forecast, **{"lead_time": 15, **options}),
@@ -209,9 +255,24 @@ DRAWN = {
         (lambda forecast: forecast.assign_coords(lead_time=range(4)), "lead_time as time differences"),
         (lambda forecast: forecast.drop_vars("forecast_reference_time"), "forecast_reference_time"),
         (lambda forecast: forecast.drop_vars("crs"), "CRS"),
+        (lambda forecast: forecast.assign_attrs(units="dBZ"), "in mm/h.*units dBZ"),
+        (lambda forecast: forecast.assign_attrs(units="1"), "in mm/h.*units 1"),
+        (lambda forecast: forecast.astype(object), "type object"),
+        (lambda forecast: forecast.to_dataset(name="rain"), "came: Dataset"),
+        (lambda forecast: forecast.values, "came: ndarray"),
+        (lambda _: None, "came: NoneType"),
+        (lambda forecast: forecast.assign_coords(lead_time=LEADS[[0, 1, 1, 3]]), "the same lead_time again"),
+        (lambda forecast: forecast.assign_coords(lead_time=LEADS + np.timedelta64("NaT")), "NaT"),
+        (lambda forecast: forecast.assign_coords(forecast_reference_time=np.datetime64("NaT", "ns")), "NaT"),
+        (
+            lambda forecast: forecast.assign_coords(forecast_reference_time=NOT_NUMPY[0]),
+            "as datetime64; came: object",
+        ),
     ],
-    ids=["a member", "no member", "no lead time", "unlabelled", "numbers", "no reference time", "no CRS"],
-)
+    ids=["a member", "no member", "no lead time", "unlabelled", "numbers", "no reference time", "no CRS",
+         "reflectivity", "probability", "objects", "a Dataset", "no labels", "nothing",
+         "a lead time twice", "an unknown lead time", "an unknown time", "another calendar"],
+)  # fmt: skip
 def test_what_is_no_forecast_is_refused(draw, change, match):
     with pytest.raises(RefusedInput, match=match):
         draw(change(ensemble(np.zeros((2, 4, 9, 9)))))
@@ -222,21 +283,64 @@ def test_what_is_no_forecast_is_refused(draw, change, match):
     [
         ("stamps", {"lead_time": "20min"}, "choose from 15 min to 60 min"),
         ("stamps", {"lead_time": "soon"}, "write 30min"),
+        ("stamps", {"lead_time": None}, "came: None"),
+        ("stamps", {"lead_time": np.nan}, "came: nan"),
+        ("stamps", {"lead_time": [15]}, "write 30min"),
         ("stamps", {"columns": 0}, "columns are 1 or more"),
+        ("stamps", {"columns": 2.5}, "whole; came: 2.5"),
         ("stamps", {"observed": rain(np.zeros((5, 9, 10)))}, "on the grid of the forecast"),
         ("stamps", {"observed": rain(np.zeros((5, 9, 9)))[0]}, r"rain array \(time, y, x\)"),
         ("panel", {"observed": rain(np.zeros((5, 9, 9)))[0]}, r"rain array \(time, y, x\)"),
         ("panel", {"threshold": 0.0}, "above 0 mm/h"),
+        ("panel", {"threshold": "1"}, "above 0 mm/h"),
         ("panel", {"lead_times": []}, "one or more"),
+        ("panel", {"lead_times": [None]}, "came: None"),
+        ("panel", {"lead_times": [np.nan]}, "came: nan"),
+        ("panel", {"lead_times": [np.timedelta64("NaT")]}, "came: NaT"),
         ("panel", {"palette": "rainbow"}, "known by name"),
         ("exceedance", {"thresholds": ()}, "above 0 mm/h"),
         ("exceedance", {"thresholds": (1.0, -1.0)}, "above 0 mm/h"),
+        ("exceedance", {"thresholds": None}, "came: .None"),
+        ("exceedance", {"thresholds": "1"}, "above 0 mm/h"),
+        ("exceedance", {"thresholds": ("1",)}, "above 0 mm/h"),
+        ("exceedance", {"thresholds": np.nan}, "above 0 mm/h"),
         ("exceedance", {"lead_times": [90]}, "90 min, absent"),
     ],
 )
 def test_a_figure_of_what_is_not_there_is_refused(name, options, match):
     with pytest.raises(RefusedInput, match=match):
         DRAWN[name](ensemble(np.zeros((2, 4, 9, 9))), **options)
+
+
+@pytest.mark.parametrize("name", ["panel", "stamps"])
+@pytest.mark.parametrize(
+    ("observed", "match"),
+    [
+        (OBSERVED.assign_attrs(units="dBZ"), "the observation .* units dBZ"),
+        (OBSERVED.assign_attrs(units="1"), "the observation .* units 1"),
+        (OBSERVED.astype(object), "type object"),
+        (OBSERVED.to_dataset(name="rain"), "the observation .* came: Dataset"),
+        (OBSERVED.values, "the observation .* came: ndarray"),
+        (OBSERVED.assign_coords(crs=crs_variable(POLAR)), "the observation is in the CRS of the forecast"),
+        (OBSERVED.assign_coords(time=OBSERVED["time"].values[[0, 1, 1, 3, 4]]), "the same time again"),
+        (OBSERVED.assign_coords(time=NOT_NUMPY), "the observation says its time as datetime64"),
+        (OBSERVED.drop_vars("time"), "the observation says its time as datetime64"),
+    ],
+    ids=["reflectivity", "probability", "objects", "a Dataset", "no labels", "another CRS", "a time twice",
+         "another calendar", "no times"],
+)  # fmt: skip
+def test_an_observation_that_does_not_fit_the_forecast_is_refused(name, observed, match):
+    with pytest.raises(RefusedInput, match=match):
+        DRAWN[name](ensemble(np.zeros((2, 4, 9, 9))), observed=observed)
+
+
+def test_an_observation_in_degrees_is_on_the_grid_of_the_forecast_to_a_thousandth_of_a_cell():
+    degrees = {"x": np.linspace(4, 5, 9), "y": np.linspace(53, 52, 9), "crs": crs_variable(pyproj.CRS(4326))}
+    forecast = ensemble(np.zeros((2, 4, 9, 9))).assign_coords(degrees)
+    observed = OBSERVED.assign_coords(degrees)
+    plot_panel(observed.assign_coords(x=observed["x"] + 1e-6), forecast)
+    with pytest.raises(RefusedInput, match="on the grid of the forecast"):
+        plot_panel(observed.assign_coords(x=observed["x"] + 0.1), forecast)
 
 
 def test_probabilities_of_a_single_forecast_are_refused():

@@ -1,9 +1,10 @@
 import numpy as np
 import pyproj
 import pytest
-from drawing import LOCAL, ensemble, rain
+from drawing import LOCAL, POLAR, ensemble, rain
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-from data_prep.schema import RefusedInput
+from data_prep.schema import RefusedInput, crs_variable
 from nowcast.plotting import plot_plume
 
 ROW, COLUMN = 12, 7
@@ -22,6 +23,10 @@ def place_of(field, row=ROW, column=COLUMN, *, east=0.0):
     to_earth = pyproj.Transformer.from_crs(LOCAL, 4326, always_xy=True)
     longitude, latitude = to_earth.transform(float(field["x"][column]) + east, float(field["y"][row]))
     return {"longitude": longitude, "latitude": latitude}
+
+
+DRY = rain(np.zeros((5, 20, 16)))
+STEREOGRAPHIC = crs_variable(POLAR)
 
 
 def lines(ax) -> dict[str, np.ndarray]:
@@ -72,11 +77,30 @@ def test_what_was_observed_goes_from_before_the_forecast_to_the_last_known_time(
     frames = np.arange(5.0)[:, None, None] * np.ones((5, 20, 16))
     observed = rain(frames)
     earlier = observed.assign_coords(time=observed["time"] - np.timedelta64(30, "m"))  # 11:30 to 12:30
-    upper = plot_plume(forecast, **place_of(forecast), observed=earlier).axes[1]
+    shuffled = earlier[[2, 4, 0, 3, 1]]
+    upper = plot_plume(forecast, **place_of(forecast), observed=shuffled).axes[1]
     line = next(line for line in upper.lines if line.get_label() == "observed")
     np.testing.assert_array_equal(line.get_xdata(), [-15, 0, 15, 30])  # a third of an hour before
     np.testing.assert_array_equal(line.get_ydata(), [1, 2, 3, 4])
     assert any(not np.any(line.get_xdata()) for line in upper.lines)  # T+0
+
+
+def test_lead_times_are_drawn_in_their_order_however_they_are_stored():
+    forecast = ensemble(at_cell(MEMBERS))
+    upper = plot_plume(forecast[:, [2, 0, 3, 1]], **place_of(forecast)).axes[1]
+    np.testing.assert_array_equal(upper.lines[0].get_xdata(), [15, 30, 45, 60])
+    np.testing.assert_array_equal(lines(upper)["median"], [0, 5, 6, 3])
+
+
+def test_what_is_not_finite_is_no_data():
+    values = np.array(MEMBERS, dtype=float)
+    values[4] = np.inf
+    forecast = ensemble(at_cell(values))
+    observed = rain(np.full((5, 20, 16), np.inf))
+    lower, upper = plot_plume(forecast, **place_of(forecast), observed=observed, thresholds=5.0).axes
+    np.testing.assert_array_equal(lines(upper)["median"], [0, 4, 5, 3])
+    np.testing.assert_allclose(lines(lower)["≥ 5 mm/h"], [0, 50, 50, 25])
+    assert "observed" not in lines(upper)
 
 
 def test_an_observation_without_data_in_the_cell_is_left_out():
@@ -114,6 +138,18 @@ def test_the_title_tells_the_place_and_how_far_off_the_cell_is():
     figure.canvas.draw()
 
 
+def test_long_names_are_broken_and_drawn_as_they_are():
+    forecast = ensemble(at_cell(MEMBERS)).assign_attrs(model="$\\frac{$\n" + "a_b " * 40)
+    figure = plot_plume(forecast, **place_of(forecast), place="$\\sqrt{$\n" + "Mill " * 40)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    title = figure._suptitle.get_window_extent(canvas.get_renderer())
+    assert "Rain at $\\sqrt{$ Mill Mill" in figure.get_suptitle()
+    assert "by $\\frac{$ a_b a_b" in figure.get_suptitle().replace("\n", " ")
+    assert title.x1 < figure.bbox.x1
+    assert title.y0 > figure.axes[1].get_legend().get_window_extent().y1
+
+
 def test_a_single_forecast_is_one_line_without_probabilities():
     forecast = ensemble(at_cell([[0, 1, 2, 3]]))
     (ax,) = plot_plume(forecast, **place_of(forecast)).axes
@@ -139,10 +175,18 @@ def test_a_single_lead_time_is_seen_as_points():
         (lambda forecast: forecast, {"longitude": 7.0}, "on the grid of the forecast; came: 51.95°N 7°E"),
         (lambda forecast: forecast, {"thresholds": ()}, "above 0 mm/h"),
         (lambda forecast: forecast, {"thresholds": (0.0,)}, "above 0 mm/h"),
+        (lambda forecast: forecast, {"thresholds": "1"}, "above 0 mm/h"),
         (lambda forecast: forecast, {"observed": rain(np.zeros((2, 20, 17)))}, "on the grid of the forecast"),
+        (lambda forecast: forecast, {"observed": DRY.assign_coords(crs=STEREOGRAPHIC)}, "in the CRS of"),
+        (lambda forecast: forecast, {"observed": DRY.assign_attrs(units="dBZ")}, "observation .* units dBZ"),
+        (lambda forecast: forecast.assign_attrs(units="1"), {}, "units 1"),
+        (lambda forecast: forecast, {"longitude": "5"}, "in degrees; came: '5'"),
+        (lambda forecast: forecast, {"latitude": np.nan}, "in degrees; came: .* nan"),
+        (lambda forecast: forecast[..., :1], {}, "two cells or more along x and y; came: 1 along x"),
     ],
     ids=["a member", "no member", "no time", "dBZ", "no CRS", "all missing", "outside", "no threshold",
-         "threshold 0", "another grid"],
+         "threshold 0", "a text", "another grid", "another CRS", "observed dBZ", "probability", "no number",
+         "NaN", "one cell wide"],
 )  # fmt: skip
 def test_a_plume_of_nothing_is_refused(change, options, match):
     forecast = ensemble(at_cell(MEMBERS))
