@@ -184,19 +184,19 @@ def chosen_leads(ensemble: xr.DataArray, lead_times: Lead | Sequence[Lead] | Non
             return np.array(PREFERRED_LEADS)
         count = min(3, available.size)
         return available[[round((n + 1) * available.size / count) - 1 for n in range(count)]]
-    wanted = several(lead_times)
+    wanted = [minutes_of(lead) for lead in several(lead_times)]
     if not wanted:
         raise RefusedInput(
             "lead times to draw are one or more", came="none", do="leave them out, or give some"
         )
-    chosen = np.array([round(60 * minutes_of(lead)) for lead in wanted], "timedelta64[s]")
-    lacking = chosen[~np.isin(chosen, available)]
-    if lacking.size:
+    known = {round(60 * minutes_of(lead)): lead for lead in available}  # by seconds
+    lacking = [lead for lead in wanted if round(60 * lead) not in known]
+    if lacking:
         raise RefusedInput(
-            "the forecast has every lead time to be drawn", came=f"{lead_text(lacking[0])}, absent",
+            "the forecast has every lead time to be drawn", came=f"{lacking[0]:g} min, absent",
             do=f"choose from {lead_text(available[0])} to {lead_text(available[-1])}",
         )  # fmt: skip
-    return chosen.astype("timedelta64[ns]")
+    return np.array([known[round(60 * lead)] for lead in wanted])
 
 
 def shown_box(*fields: xr.DataArray | None) -> dict[str, slice]:

@@ -305,6 +305,7 @@ def test_what_is_no_forecast_is_refused(draw, change, match):
         ("exceedance", {"thresholds": ("1",)}, "above 0 mm/h"),
         ("exceedance", {"thresholds": np.nan}, "above 0 mm/h"),
         ("exceedance", {"lead_times": [90]}, "90 min, absent"),
+        ("exceedance", {"lead_times": [1e18]}, r"1e\+18 min, absent"),
     ],
 )
 def test_a_figure_of_what_is_not_there_is_refused(name, options, match):
