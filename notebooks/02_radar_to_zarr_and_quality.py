@@ -2,7 +2,7 @@
 # # From radar files to an archive, and what is doubtful in them
 #
 # Radar files become one Zarr archive: mm/h, on a regular clock, with every gap named and everything
-# doubtful marked. This notebook takes the original files of a Dutch flood, breaks some of them on purpose,
+# doubtful marked. This notebook takes the original files of a Dutch night, breaks some of them on purpose,
 # and follows them into the archive; then it looks at another country, whose radars measure something else.
 #
 # It needs the radar files of KNMI and FMI (`knmi/2010/08`, `fmi/pgm`), in the folder that
@@ -52,7 +52,8 @@ frame
 from data_prep.rain_rate import to_rain_rate
 
 print(f"no data: {float(frame.isnull().mean()):.1%}, dry: {float((frame == 0).mean()):.1%}")
-nowcast.plot_map(to_rain_rate(frame)).figure
+of_knmi = {"institution": knmi.about.institution, "license": knmi.about.license}
+nowcast.plot_map(to_rain_rate(frame).assign_attrs(of_knmi)).figure
 
 # %% [markdown]
 # ## Things that happen to files
@@ -86,7 +87,8 @@ print(report.as_text().partition("\n")[2])  # the first line tells how long it t
 #   yours to say (`quality.mask` in the recipe turns marked cells into no data).
 # - The copy is refused, too: its time has a frame, and it holds the same bytes.
 #
-# The calendar shows all that at a glance, and which part of the archive trains, validates and tests.
+# The calendar shows all that at a glance, and which part of the archive trains, validates and tests. Shares
+# of frames are of all times of the clock, shares of splits of the frames that are there.
 
 # %%
 from nowcast.plotting import plot_calendar

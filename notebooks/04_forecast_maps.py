@@ -1,9 +1,9 @@
 # %% [markdown]
-# # Every picture of a forecast: the Dutch flood of 26 August 2010
+# # Every picture of a forecast: the night before a flood
 #
-# On 26 August 2010 it rained for hours over the east of the Netherlands; at Hupsel more than 100 mm fell in
-# a day. This notebook makes an ensemble forecast from the radar of that morning and draws it in every way
-# that `nowcast.plotting` knows, from a single map to a loop.
+# In the night to 26 August 2010 steady rain moved over the Netherlands, some millimetres of it; the flood in
+# the east came of what fell later that day. This notebook makes an ensemble forecast from the radar of that
+# night and draws it in every way that `nowcast.plotting` knows, from a single map to a loop.
 #
 # It needs the radar files of KNMI (`knmi/2010/08`), in the folder that `NOWCAST_RADAR_DATA` names.
 
@@ -103,7 +103,8 @@ ensemble.nowcast.plot_stamps(lead_time=60, observed=radar)
 # ## Probability of exceedance
 #
 # How likely is it that it rains as much or more? That is what a warning is made of. With twelve members,
-# probabilities come in steps of a twelfth.
+# probabilities come in steps of a twelfth. The dark streaks at the north-western rim are surer than they
+# should be: there members differ too little ([model card](../docs/model-card.md), its limits).
 
 # %%
 ensemble.nowcast.plot_exceedance(thresholds=(1.0, 4.0), lead_times=[15, 30, 60, 90])
@@ -112,7 +113,7 @@ ensemble.nowcast.plot_exceedance(thresholds=(1.0, 4.0), lead_times=[15, 30, 60, 
 # ## A place
 #
 # The plume at Enschede: every member, the median, the bands that hold half and four fifths of the members,
-# and what then fell.
+# and what then fell. The axis is a square root, so that drizzle and downpours both have room.
 
 # %%
 ensemble.nowcast.plot_plume(longitude=6.89, latitude=52.22, observed=radar, place="Enschede")

@@ -117,7 +117,8 @@ while passed < 120:
 # ## What became of each frame
 #
 # The journal tells of each reference time whether its forecast was published, by which model and why not by
-# the network, or why there is none. Nothing is passed over in silence.
+# the network, or why there is none. That the file of 12:45 came, but was cut short, stands in the log above:
+# for the journal, no frame came that could be used.
 
 # %%
 journal = [json.loads(line) for line in Path("published/journal.jsonl").read_text().splitlines()]

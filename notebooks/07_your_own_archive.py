@@ -77,8 +77,11 @@ COORDINATES = map_coordinates(X, Y, pyproj.CRS("EPSG:32632"))
 
 
 def is_ours(head: bytes, path: Path) -> bool:
-    """Whether a file is of this form, from how it begins and from its path."""
-    return head.startswith(b"PK") and path.name.startswith("rain_")
+    """Whether a file is of this form: by its first bytes, then by what it holds, never by its name."""
+    if not head.startswith(b"PK"):
+        return False
+    with np.load(path) as file:
+        return {"depth", "valid"} == set(file.files)
 
 
 def read_time(path: Path) -> np.datetime64:
@@ -113,8 +116,8 @@ one
 nowcast.plot_map(one).figure
 
 # %% [markdown]
-# Look at such a map before anything else. Coasts and borders must be where the rain says they are, the grey
-# must be where the radar does not reach, and the colour bar must show rates that fall from the sky.
+# Look at such a map before anything else. The rain must lie where it fell, as far as you know; the
+# grey must be where the radar does not reach, and the colour bar must show rates that fall from the sky.
 #
 # ## Files become an archive
 #

@@ -5,10 +5,10 @@ All of them, or those whose names begin as asked: ``python notebooks/execute.py 
 
 from __future__ import annotations
 
+import argparse
 import base64
 import io
 import os
-import sys
 import time
 from pathlib import Path
 
@@ -55,8 +55,11 @@ def lightened(picture: str) -> str:
     return base64.b64encode(light.getvalue()).decode()
 
 
-def main(beginnings: list[str]) -> None:
-    """Run the notebooks whose names begin so, all if nothing is asked for."""
+def main() -> None:
+    """Run the notebooks that are asked for."""
+    parser = argparse.ArgumentParser(description="Run notebooks and keep their outputs.")
+    parser.add_argument("beginning", nargs="*", help="of their names, as 01 04; by default all")
+    beginnings = parser.parse_args().beginning
     for source in sorted(FOLDER.glob("[0-9][0-9]_*.py")):
         if source.name.startswith(tuple(beginnings or [""])):
             began = time.monotonic()
@@ -68,4 +71,4 @@ def main(beginnings: list[str]) -> None:
 if __name__ == "__main__":
     # Sums over other numbers of threads differ in the last digits, and so would the outputs.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    main(sys.argv[1:])
+    main()
