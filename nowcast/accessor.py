@@ -12,8 +12,9 @@ from importlib import import_module
 from types import MethodType
 from typing import Any
 
-import numpy as np
 import xarray as xr
+
+from nowcast.verification.score_text import Lead
 
 
 class FirstArgument:
@@ -56,7 +57,7 @@ class OfArray(_Accessor):
         self,
         observed: xr.DataArray | None = None,
         *,
-        lead_times: Sequence[float | str | np.timedelta64] | None = None,
+        lead_times: Lead | Sequence[Lead] | None = None,
         threshold: float = 1.0,
         palette: Any = None,
     ) -> Any:
