@@ -123,8 +123,10 @@ plot_training("runs/tiny/version_0")
 # %% [markdown]
 # And by its pictures: one validation window is forecast at every validation. The rain moves rightly from
 # the start, because its motion is estimated and not learned. What the network adds to it still has the
-# grain of its layers. Grey grows where the rain would come from outside the window. (Synthetic rain, mm/h,
-# 5 minutes a frame.)
+# grain of its layers. Grey grows where the rain would come from outside the window.
+#
+# It is the synthetic rain of above. A step is 5 minutes, and the colours are those of the panel at the end:
+# light blue from 0.1 mm/h, violet from 4, red from 16; white is dry, grey has no forecast.
 
 # %%
 from IPython.display import Image

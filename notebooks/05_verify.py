@@ -89,8 +89,9 @@ scores.nowcast.plot_scores(intervals=intervals, variables=("crps", "member_csi",
 #   worse than persistence. An ensemble that is spread as wide as it errs is paid for being honest.
 # - **CSI of the members** asks whether single members have rain of 1 mm/h in the right cell. **CSI of the
 #   mean** asks that of a smooth field, which is easier.
-# - **Bias** above 1: too much rain. That of persistence falls, because more rain moves into this box than
-#   there was; extrapolation and STEPS bring it in, and too much of it, because on its way it decayed.
+# - **Bias** above 1: too much rain. That of persistence falls below 1, because more rain came into the cells
+#   that are scored than there had been. Of the rain that extrapolation and STEPS bring in, nearly all came in
+#   January, and at an hour ahead less than half on the May afternoon: hence the wide bands.
 #
 # Skill is the same against the reference, persistence.
 
@@ -128,10 +129,11 @@ scores.nowcast.plot_spectrum(lead_time=60)
 # ## Is it of use?
 #
 # Somebody can protect at a cost C against a loss L. The value is the share of what a perfect forecast would
-# save that this one saves, each user taking the probability that suits them best. It is highest
-# where C/L is about as frequent as the rain; there the network is worth most, and STEPS with its five members
-# not more than extrapolation. Below and above, all are worth nothing: whose C/L is that, does better without
-# any forecast, and always protects, or never.
+# save that this one saves, each user taking the probability that suits them best; always or never protecting,
+# whichever is better, is worth 0. Forecasts are worth most to those whose C/L is near the frequency of the
+# rain, here 0.14. There the network leads, and STEPS with its five members is below extrapolation (0.1 to
+# 0.3). Whoever has a C/L below 0.06 does better to protect always, and from 0.5 on never to: no forecast of
+# these is worth anything to them.
 
 # %%
 scores.nowcast.plot_economic_value(threshold=1.0, lead_time=60)
@@ -152,14 +154,14 @@ for name in names[1:]:
 # %% [markdown]
 # **What may be said.** On these five forecasts the network has the best CRPS at every lead time; STEPS
 # beats extrapolation from ten minutes on, and persistence for an hour. As to where single members have
-# their rain, extrapolation is the best.
+# their rain, extrapolation is the best for 70 minutes.
 #
 # **What may not.** Two blocks can be exchanged in two ways, so that no p-value can be below 0.5: nothing
 # here is significant. The intervals are too narrow, as the note below the table says, and tell how scores
 # vary over more hours of *these* two days, not over other days. The order of the two ensembles is one that
 # another week could turn round: over the whole composite and with 20 members, the
 # [model card](../docs/model-card.md) has the network 4 % ahead of STEPS on the May afternoon and level with
-# it on the January front, not by as much as in this box with five. And these weights were preferred to
+# it on the January front, not 13 to 26 % ahead as in this box with five. And these weights were preferred to
 # earlier ones because they did better on these two events, which makes them look a little too good. Nothing
 # follows for other weather, hail, snow, or another radar.
 #
