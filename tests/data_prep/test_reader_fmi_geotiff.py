@@ -120,7 +120,7 @@ def test_the_time_is_that_of_the_header_and_needs_no_rasterio(
     monkeypatch.setitem(sys.modules, "rasterio", None)
     assert fmi_geotiff.READER.read_times(path) == np.datetime64("2017-05-09T10:45")
     assert fmi_geotiff.detect(path.read_bytes()[:4096], path)
-    with pytest.raises(RefusedInput, match=r"199901010000\.tif.*nowcast\[geotiff\]"):
+    with pytest.raises(RefusedInput, match=r"199901010000\.tif.*'\.\[geotiff\]'"):
         fmi_geotiff.read(path)
 
 

@@ -178,7 +178,7 @@ def test_a_name_without_its_time_is_refused(name: str, pattern: str) -> None:
 
 @pytest.mark.usefixtures("no_pysteps")
 def test_without_pysteps_the_refusal_says_what_to_install() -> None:
-    with pytest.raises(RefusedInput, match=r"pysteps:knmi_hdf5.*nowcast\[baselines\]"):
+    with pytest.raises(RefusedInput, match=r"pysteps:knmi_hdf5.*'\.\[baselines\]'"):
         get_reader("pysteps:knmi_hdf5")
 
 
