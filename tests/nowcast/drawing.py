@@ -2,6 +2,7 @@
 
 import numpy as np
 import pyproj
+import pytest
 import xarray as xr
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
@@ -82,3 +83,10 @@ def showers(shape: tuple[int, int]) -> np.ndarray:
     waves = np.sin(9 * rows + 4 * np.sin(5 * columns)) * np.cos(11 * columns - 3 * rows)
     values = np.where(waves > 0, 90.0 * waves**3, 0.0)
     return np.where(np.hypot(rows - 0.5, columns - 0.5) > 0.6, np.nan, values)
+
+
+def compared(*, dpi: int) -> pytest.MarkDecorator:
+    """Marks a test whose figure is compared with the picture in ``baseline``, as small as can be judged."""
+    return pytest.mark.mpl_image_compare(
+        baseline_dir="baseline", style="default", tolerance=3, savefig_kwargs={"dpi": dpi}
+    )

@@ -29,3 +29,8 @@ def made_scores(*, leads=3, observed_rain=1.0, masked=False) -> xr.Dataset:
     scores = score(sums, settings)
     spectra = sums[["power", "observed_power"]]
     return xr.merge([scores, skill(scores, "persistence"), spectra]).assign_attrs(reference="persistence")
+
+
+def lines_of(figure, colour) -> list:
+    """Lines of a colour in the first panel."""
+    return [line for line in figure.axes[0].lines if line.get_color() == colour]

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
-from made_scores import STEP, made_scores
+from drawing import compared
+from made_scores import STEP, lines_of, made_scores
 
 from data_prep.schema import RefusedInput
 from nowcast.plotting.charts import COLOURS, OBSERVED_COLOUR, Undefined
@@ -15,18 +16,12 @@ from nowcast.plotting.diagrams import (
 
 DIAGRAMS = (plot_economic_value, plot_intensities, plot_rank_histogram, plot_reliability, plot_roc,
             plot_spectrum)  # fmt: skip
-picture = pytest.mark.mpl_image_compare(
-    baseline_dir="baseline", style="default", tolerance=3, savefig_kwargs={"dpi": 50}
-)
+picture = compared(dpi=50)
 
 
 @pytest.fixture(scope="module")
 def scores():
     return made_scores()
-
-
-def lines_of(figure, colour):
-    return [line for line in figure.axes[0].lines if line.get_color() == colour]
 
 
 @picture

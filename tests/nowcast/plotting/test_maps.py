@@ -12,6 +12,7 @@ from drawing import (
     START,
     colour,
     colours_in_the_middle,
+    compared,
     ensemble,
     on_degrees,
     pixels,
@@ -334,9 +335,7 @@ def test_the_middle_meridian_of_a_map_is_labelled():
 
 # Pictures
 
-picture = pytest.mark.mpl_image_compare(
-    baseline_dir="baseline", style="default", tolerance=3, savefig_kwargs={"dpi": 32}
-)
+picture = compared(dpi=32)
 
 
 def over_the_pole():

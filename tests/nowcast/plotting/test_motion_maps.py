@@ -2,7 +2,7 @@ import numpy as np
 import pyproj
 import pytest
 import xarray as xr
-from drawing import rain, showers
+from drawing import compared, rain, showers
 from matplotlib.quiver import Quiver
 
 from data_prep.schema import RefusedInput, map_coordinates
@@ -117,9 +117,7 @@ def test_arrows_without_a_distance_are_refused(spacing):
         plot_motion(field, blowing(field, 3.0, 0.0), spacing=spacing)
 
 
-@pytest.mark.mpl_image_compare(
-    baseline_dir="baseline", style="default", tolerance=3, savefig_kwargs={"dpi": 40}
-)
+@compared(dpi=40)
 def test_rain_and_its_motion_look_as_before():
     field = rain(showers((60, 80))[None])[0].assign_attrs(
         units="mm h-1", institution="Synthetic", license="CC0"

@@ -2,7 +2,7 @@ import importlib.util
 
 import numpy as np
 import pytest
-from drawing import colour, colours_in_the_middle, rain
+from drawing import colour, colours_in_the_middle, compared, rain
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 
@@ -179,9 +179,7 @@ def test_an_unknown_palette_is_refused_with_the_names_there_are():
         plot_map(rain(np.zeros((1, 9, 9)))[0], palette="viridis")
 
 
-@pytest.mark.mpl_image_compare(
-    baseline_dir="baseline", style="default", tolerance=3, savefig_kwargs={"dpi": 50}
-)
+@compared(dpi=50)
 def test_the_palettes_look_as_before():
     figure = Figure(figsize=(8, 5))
     for row, palette in enumerate([*PALETTES.values(), PROBABILITY]):

@@ -4,16 +4,14 @@ import numpy as np
 import pyproj
 import pytest
 import xarray as xr
-from drawing import LEADS, POLAR, ensemble, rain, showers
+from drawing import LEADS, POLAR, compared, ensemble, rain, showers
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from data_prep.schema import RefusedInput, crs_variable
 from nowcast.plotting import PALETTES, plot_exceedance, plot_panel, plot_stamps
 
-picture = pytest.mark.mpl_image_compare(
-    baseline_dir="baseline", style="default", tolerance=3, savefig_kwargs={"dpi": 40}
-)
+picture = compared(dpi=40)
 
 
 def sheets(figure: Figure) -> list:

@@ -1,7 +1,7 @@
 import numpy as np
 import pyproj
 import pytest
-from drawing import LOCAL, POLAR, ensemble, rain
+from drawing import LOCAL, POLAR, compared, ensemble, rain
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from data_prep.schema import RefusedInput, crs_variable
@@ -194,9 +194,7 @@ def test_a_plume_of_nothing_is_refused(change, options, match):
         plot_plume(change(forecast), **(place_of(forecast) | options))
 
 
-@pytest.mark.mpl_image_compare(
-    baseline_dir="baseline", style="default", tolerance=3, savefig_kwargs={"dpi": 50}
-)
+@compared(dpi=50)
 def test_a_plume_looks_as_before():
     leads = np.arange(1, 5)
     members = [[abs(8 * np.sin(0.4 * lead + 0.3 * member)) for lead in leads] for member in range(9)]

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 import xarray as xr
-from made_scores import STEP, made_scores
+from drawing import compared
+from made_scores import STEP, lines_of, made_scores
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from data_prep.schema import RefusedInput
@@ -9,18 +10,12 @@ from nowcast.evaluation.report_sections import sections
 from nowcast.plotting.charts import COLOURS, REFERENCE_COLOUR, Undefined, looks_of
 from nowcast.plotting.scores import plot_case_series, plot_fss_by_window, plot_scores, plot_spread
 
-picture = pytest.mark.mpl_image_compare(
-    baseline_dir="baseline", style="default", tolerance=3, savefig_kwargs={"dpi": 50}
-)
+picture = compared(dpi=50)
 
 
 @pytest.fixture(scope="module")
 def scores():
     return made_scores()
-
-
-def lines_of(figure, colour):
-    return [line for line in figure.axes[0].lines if line.get_color() == colour]
 
 
 def names_in(figure):

@@ -5,15 +5,14 @@ import warnings
 import numpy as np
 import pytest
 import xarray as xr
+from drawing import compared
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from data_prep.quality import FRAME_MARKS
 from data_prep.schema import RefusedInput, open_store
 from nowcast.plotting.stores import HARMLESS_MARKS, STATES, plot_calendar, read_archive
 
-picture = pytest.mark.mpl_image_compare(
-    baseline_dir="baseline", style="default", tolerance=3, savefig_kwargs={"dpi": 50}
-)
+picture = compared(dpi=50)
 STEP = np.timedelta64(5, "m").astype("timedelta64[ns]")
 START = np.datetime64("2014-03-01T00:00", "ns")
 

@@ -2,15 +2,14 @@ import csv
 
 import numpy as np
 import pytest
+from drawing import compared
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from data_prep.schema import RefusedInput
 from nowcast.plotting.charts import COLOURS
 from nowcast.plotting.training import plot_training, read_log, running_mean
 
-picture = pytest.mark.mpl_image_compare(
-    baseline_dir="baseline", style="default", tolerance=3, savefig_kwargs={"dpi": 40}
-)
+picture = compared(dpi=40)
 CRITICS = ("discriminator/spatial_real_accuracy", "loss/discriminator")
 NAMES = (*CRITICS, "loss/generator", "loss/regularizer", "generator/mean_absolute_error", "val/crps",
          "val/crps_persistence")  # fmt: skip
