@@ -7,15 +7,12 @@ import torch
 import xarray as xr
 
 from data_prep.schema import RefusedInput, iso, time_step
-from nowcast.forecaster import cell_size, usable_frames
+from nowcast.forecaster import Forecaster, cell_size, usable_frames
 from nowcast.motion import estimate_motion, unknown_motion
-
-FRAMES = 4
-"""The last frames that motion is estimated from, where there are so many; those that forecasters take."""
 
 
 def motion_field(frames: xr.DataArray) -> xr.Dataset:
-    """How the rain moves, estimated from the last `FRAMES` frames (see `nowcast.motion`).
+    """How the rain moves, estimated from as many of the last frames as forecasters take (`nowcast.motion`).
 
     Args:
         frames: Rain array (time, y, x), mm/h, two frames or more that follow each other at one time step, NaN
@@ -29,7 +26,7 @@ def motion_field(frames: xr.DataArray) -> xr.Dataset:
     Raises:
         RefusedInput: If the frames cannot be used, or too little rain is in them to tell its motion.
     """
-    count = min(FRAMES, max(frames.sizes.get("time", 0), 2))
+    count = min(Forecaster.context_frames, max(frames.sizes.get("time", 0), 2))
     frames = usable_frames(frames, count, gaps=True)
     values = torch.from_numpy(frames.values)
     with torch.inference_mode():
